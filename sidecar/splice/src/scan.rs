@@ -55,14 +55,26 @@ impl fmt::Display for Malformed {
             MalformedKind::UnexpectedByte(byte) => {
                 write!(f, "unexpected {:?} at byte {}", char::from(byte), self.offset)
             }
-            MalformedKind::TrailingBytes => write!(f, "unexpected data after the JSON object at byte {}", self.offset),
-            MalformedKind::ControlCharacter => {
-                write!(f, "unescaped control character in a string at byte {}", self.offset)
+            MalformedKind::TrailingBytes => {
+                write!(f, "unexpected data after the JSON object at byte {}", self.offset)
             }
-            MalformedKind::BadEscape => write!(f, "unknown escape sequence in a string at byte {}", self.offset),
+            MalformedKind::ControlCharacter => {
+                write!(
+                    f,
+                    "unescaped control character in a string at byte {}",
+                    self.offset
+                )
+            }
+            MalformedKind::BadEscape => {
+                write!(f, "unknown escape sequence in a string at byte {}", self.offset)
+            }
             MalformedKind::InvalidUtf8 => write!(f, "the body is not valid UTF-8 at byte {}", self.offset),
             MalformedKind::TooManyDuplicates => {
-                write!(f, "too many duplicate keys in the JSON object at byte {}", self.offset)
+                write!(
+                    f,
+                    "too many duplicate keys in the JSON object at byte {}",
+                    self.offset
+                )
             }
         }
     }
@@ -104,7 +116,11 @@ impl Document<'_> {
     ///
     /// `None` if the object has no such member or the name was not watched.
     pub fn value(&self, name: &str) -> Option<Range<usize>> {
-        self.members.iter().rev().find(|member| self.watch[member.watched] == name).map(|member| member.value.clone())
+        self.members
+            .iter()
+            .rev()
+            .find(|member| self.watch[member.watched] == name)
+            .map(|member| member.value.clone())
     }
 }
 
@@ -137,11 +153,18 @@ enum State {
     /// Behind the top-level object: white space only.
     End,
     /// Inside a string.
-    String { is_key: bool },
+    String {
+        is_key: bool,
+    },
     /// Behind a backslash in a string.
-    Escape { is_key: bool },
+    Escape {
+        is_key: bool,
+    },
     /// Inside `\uXXXX`, so many digits still to come.
-    Hex { is_key: bool, left: u8 },
+    Hex {
+        is_key: bool,
+        left: u8,
+    },
     /// Inside `true`, `false` or `null`: what must still come.
     Literal(&'static [u8]),
     Number(Number),
@@ -208,7 +231,13 @@ impl<'w> Scanner<'w> {
     /// A scan that remembers the top-level members named in `watch`, each shorter than 32 bytes.
     pub fn new(watch: &'w [&'w str]) -> Self {
         Self {
-            document: Document { watch, members: Vec::new(), member_count: 0, inside: 0, len: 0 },
+            document: Document {
+                watch,
+                members: Vec::new(),
+                member_count: 0,
+                inside: 0,
+                len: 0,
+            },
             state: State::Start,
             nesting: BitStack::default(),
             open: false,
@@ -242,7 +271,10 @@ impl<'w> Scanner<'w> {
         if self.state == State::End {
             Ok(self.document)
         } else {
-            Err(Malformed { offset: self.base, kind: MalformedKind::UnexpectedEnd })
+            Err(Malformed {
+                offset: self.base,
+                kind: MalformedKind::UnexpectedEnd,
+            })
         }
     }
 
@@ -274,8 +306,14 @@ impl<'w> Scanner<'w> {
                         return Err(self.malformed(at, MalformedKind::BadEscape));
                     }
                     self.keep_key(is_key, &[byte]);
-                    self.state =
-                        if left == 1 { State::String { is_key } } else { State::Hex { is_key, left: left - 1 } };
+                    self.state = if left == 1 {
+                        State::String { is_key }
+                    } else {
+                        State::Hex {
+                            is_key,
+                            left: left - 1,
+                        }
+                    };
                     at += 1;
                 }
                 State::Literal(rest) => {
@@ -337,7 +375,13 @@ impl<'w> Scanner<'w> {
             (State::KeyOrEnd, b'}') | (State::ValueOrEnd, b']') => self.close(at),
             (State::AfterValue, b'}') if self.in_object() => self.close(at),
             (State::AfterValue, b']') if !self.in_object() => self.close(at),
-            (State::AfterValue, b',') => self.state = if self.in_object() { State::Key } else { State::Value },
+            (State::AfterValue, b',') => {
+                self.state = if self.in_object() {
+                    State::Key
+                } else {
+                    State::Value
+                }
+            }
             (State::Colon, b':') => {
                 self.state = State::Value;
                 if self.nesting.is_empty() {
@@ -406,7 +450,12 @@ impl<'w> Scanner<'w> {
         if self.key.len() > MAX_KEY_BYTES {
             return Ok(());
         }
-        let Some(watched) = self.document.watch.iter().position(|name| key_equals(&self.key, name)) else {
+        let Some(watched) = self
+            .document
+            .watch
+            .iter()
+            .position(|name| key_equals(&self.key, name))
+        else {
             return Ok(());
         };
         if self.document.members.len() == MAX_WATCHED_MEMBERS {
@@ -483,7 +532,10 @@ impl<'w> Scanner<'w> {
     }
 
     fn malformed(&self, at: usize, kind: MalformedKind) -> Malformed {
-        Malformed { offset: self.base + at, kind }
+        Malformed {
+            offset: self.base + at,
+            kind,
+        }
     }
 
     fn unexpected(&self, at: usize, byte: u8) -> Malformed {
@@ -494,8 +546,14 @@ impl<'w> Scanner<'w> {
 /// Offset of the first raw control character. Written so that the common answer, none, is found by vector code.
 fn find_control(run: &[u8]) -> Option<usize> {
     const LANES: usize = 64;
-    let clean = run.chunks(LANES).all(|lane| lane.iter().fold(u8::MAX, |least, byte| least.min(*byte)) >= 0x20);
-    if clean { None } else { run.iter().position(|byte| *byte < 0x20) }
+    let clean = run
+        .chunks(LANES)
+        .all(|lane| lane.iter().fold(u8::MAX, |least, byte| least.min(*byte)) >= 0x20);
+    if clean {
+        None
+    } else {
+        run.iter().position(|byte| *byte < 0x20)
+    }
 }
 
 /// Whether a key's raw text, escapes and all, spells `name` (which is ASCII).

@@ -37,13 +37,19 @@ pub struct SseRewriter {
 impl SseRewriter {
     /// A rewriter that looks only at lines with `needle` in them.
     pub fn new(needle: &'static [u8]) -> Self {
-        Self { needle: memmem::Finder::new(needle), held: BytesMut::new(), skipping: false }
+        Self {
+            needle: memmem::Finder::new(needle),
+            held: BytesMut::new(),
+            skipping: false,
+        }
     }
 
     /// Takes the next buffer of the stream and returns what can go on now, which may be empty.
     pub fn push(&mut self, mut chunk: Bytes, edit: &mut impl LineEdit) -> Bytes {
         if self.skipping {
-            let Some(end) = memchr(b'\n', &chunk) else { return chunk };
+            let Some(end) = memchr(b'\n', &chunk) else {
+                return chunk;
+            };
             self.skipping = false;
             let rest = chunk.split_off(end + 1);
             return join(chunk, self.push(rest, edit));

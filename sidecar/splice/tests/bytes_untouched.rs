@@ -64,7 +64,10 @@ fn value_text() -> impl Strategy<Value = String> {
                 format!("[{}]", items.join(","))
             }),
             (proptest::collection::vec((space(), key_text(), space(), inner), 0..5)).prop_map(|members| {
-                let members: Vec<String> = members.into_iter().map(|(a, k, b, v)| format!("{a}{k}{b}:{v}")).collect();
+                let members: Vec<String> = members
+                    .into_iter()
+                    .map(|(a, k, b, v)| format!("{a}{k}{b}:{v}"))
+                    .collect();
                 format!("{{{}}}", members.join(","))
             }),
         ]
@@ -73,15 +76,24 @@ fn value_text() -> impl Strategy<Value = String> {
 
 fn members() -> impl Strategy<Value = Vec<Text>> {
     proptest::collection::vec(
-        (space(), key_text(), space(), space(), value_text(), space()).prop_map(|(before, key, a, b, value, after)| {
-            Text { before, key, colon: format!("{a}:{b}"), value, after }
-        }),
+        (space(), key_text(), space(), space(), value_text(), space()).prop_map(
+            |(before, key, a, b, value, after)| Text {
+                before,
+                key,
+                colon: format!("{a}:{b}"),
+                value,
+                after,
+            },
+        ),
         0..7,
     )
 }
 
 fn object(members: &[Text]) -> String {
-    let members: Vec<String> = members.iter().map(|member| member.with_value(&member.value)).collect();
+    let members: Vec<String> = members
+        .iter()
+        .map(|member| member.with_value(&member.value))
+        .collect();
     format!(" {{{}}} ", members.join(","))
 }
 

@@ -5,7 +5,9 @@ use kvferry_splice::{MAX_HELD_LINE, SseRewriter};
 use proptest::prelude::*;
 
 fn shout(payload: &[u8]) -> Option<Bytes> {
-    payload.starts_with(b"{").then(|| payload.to_ascii_uppercase().into())
+    payload
+        .starts_with(b"{")
+        .then(|| payload.to_ascii_uppercase().into())
 }
 
 fn run(stream: &[u8], sizes: &[usize]) -> Vec<u8> {
@@ -27,7 +29,10 @@ fn run(stream: &[u8], sizes: &[usize]) -> Vec<u8> {
 fn only_data_lines_with_the_needle_are_offered() {
     let stream = b": \"usage\" {\n\ndata: {\"a\":1}\n\ndata: {\"usage\":1}\r\n\r\ndata:{\"usage\":2}\n\nevent: \"usage\"\ndata: [\"usage\"]\n\ndata: [DONE]\n\ndata: {\"usage\":3}";
     let expected = b": \"usage\" {\n\ndata: {\"a\":1}\n\ndata: {\"USAGE\":1}\r\n\r\ndata:{\"USAGE\":2}\n\nevent: \"usage\"\ndata: [\"usage\"]\n\ndata: [DONE]\n\ndata: {\"USAGE\":3}";
-    assert_eq!(String::from_utf8_lossy(&run(stream, &[stream.len()])), String::from_utf8_lossy(expected));
+    assert_eq!(
+        String::from_utf8_lossy(&run(stream, &[stream.len()])),
+        String::from_utf8_lossy(expected)
+    );
 }
 
 #[test]
@@ -52,7 +57,9 @@ fn whole_lines_go_on_at_once_and_only_the_broken_one_waits() {
 #[test]
 fn an_endless_line_is_passed_on_unedited_and_bounded() {
     let mut rewriter = SseRewriter::new(b"\"usage\"");
-    let mut out = rewriter.push(Bytes::from_static(b"data: {\"usage\":\""), &mut shout).to_vec();
+    let mut out = rewriter
+        .push(Bytes::from_static(b"data: {\"usage\":\""), &mut shout)
+        .to_vec();
     let mut sent = b"data: {\"usage\":\"".to_vec();
     for _ in 0..(2 * MAX_HELD_LINE / 4096) {
         let piece = Bytes::from(vec![b'x'; 4096]);
