@@ -7,7 +7,10 @@
 //!
 //! The race that matters most: KV counts as consumed only when the decode engine has *produced* something. Its
 //! response head proves nothing (engines send it before they have looked at the KV), so whatever ends the decode leg
-//! before the first data is followed by a release. Releasing twice is harmless, releasing never strands GPU memory.
+//! before the first data is followed by a release. Releasing twice is harmless; not releasing strands GPU memory.
+//!
+//! And one more: when the client leaves, prefill's answer may already be on its way, with KV that only that answer
+//! names. So a prefill leg that nobody waits for is given a moment ([`Limits::prefill_grace`]) before it is dropped.
 
 use std::num::NonZeroU8;
 use std::time::Duration;
@@ -22,6 +25,8 @@ pub struct Limits {
     pub prefill: Option<Duration>,
     /// How long both legs together may take, from the request's start to the answer's last byte.
     pub request: Option<Duration>,
+    /// How long a prefill leg that nobody waits for any more is still listened to before it is cancelled.
+    pub prefill_grace: Duration,
     /// Pause before the first release attempt if the decode leg was already sent, so that a release never overtakes the
     /// request it belongs to: released first and scheduled later, the decode engine could read freed blocks.
     pub release_grace: Duration,
@@ -152,6 +157,8 @@ pub enum Stage {
     Decoding,
     /// The answer flows, and no KV is held for it.
     Streaming,
+    /// The client is served or gone; the prefill leg may still bring KV.
+    Withdrawing,
     /// The client is served or gone; KV is being given back.
     Releasing,
     /// Over.
@@ -162,6 +169,9 @@ pub enum Stage {
 enum State {
     Prefilling {
         until: Option<Time>,
+    },
+    Withdrawing {
+        until: Time,
     },
     Decoding {
         kv: Option<Held>,
@@ -202,6 +212,10 @@ impl Handoff {
 
     /// Takes an event and says what to do. Events that the state has no use for change nothing: an answer that crossed
     /// its cancellation is no error. KV that arrives that way is released.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one table of state by event is easier to check than several"
+    )]
     pub fn handle(&mut self, event: Event, now: Time) -> Commands {
         match (std::mem::replace(&mut self.state, State::Done), event) {
             (State::Prefilling { .. }, Event::PrefillAccepted(kv)) => {
@@ -212,9 +226,17 @@ impl Handoff {
             (State::Prefilling { .. }, Event::PrefillFailed) => {
                 Command::AnswerError(Cause::Failed(Leg::Prefill)).into()
             }
-            (State::Prefilling { .. }, Event::ClientLeft) => Command::CancelPrefill.into(),
+            (State::Prefilling { .. }, Event::ClientLeft) => {
+                self.withdraw(now);
+                Commands::default()
+            }
             (State::Prefilling { until }, Event::Tick) => self.prefill_tick(until, now),
 
+            (State::Withdrawing { .. } | State::Done, Event::PrefillAccepted(Some(kv))) => {
+                self.state = self.releasing(kv, now);
+                Commands::default()
+            }
+            (State::Withdrawing { until }, Event::Tick) if now >= until => Command::CancelPrefill.into(),
             (State::Decoding { kv, .. }, Event::DecodeStarted) => {
                 self.state = State::Decoding { kv, answering: true };
                 Command::AnswerDecode.into()
@@ -224,10 +246,9 @@ impl Handoff {
                 self.state = State::Streaming;
                 Commands::default()
             }
-            // A complete answer without a byte of data: the engine is through with the request.
+            // Complete without anything produced: an error told inside the stream, or nothing at all.
             (State::Decoding { kv, answering: true }, Event::DecodeEnded) => {
-                kv.into_iter().for_each(Held::consumed);
-                Commands::default()
+                self.release_after(kv, now, Commands::default())
             }
             (State::Decoding { kv, .. }, Event::DecodeRefused) => {
                 self.release_after(kv, now, Command::AnswerDecode.into())
@@ -243,7 +264,11 @@ impl Handoff {
                 self.release_after(kv, now, Commands::from(Command::CancelDecode).and(end))
             }
 
-            (State::Streaming, Event::DecodeEnded) => Commands::default(),
+            (State::Streaming, Event::DecodeEnded)
+            | (
+                State::Withdrawing { .. },
+                Event::PrefillAccepted(None) | Event::PrefillRefused | Event::PrefillFailed,
+            ) => Commands::default(),
             (State::Streaming, Event::DecodeFailed) => {
                 Command::BreakAnswer(Cause::Failed(Leg::Decode)).into()
             }
@@ -296,11 +321,6 @@ impl Handoff {
                 }
             }
 
-            // The answer crossed the cancellation: KV that nobody will read.
-            (State::Done, Event::PrefillAccepted(Some(kv))) => {
-                self.state = self.releasing(kv, now);
-                Commands::default()
-            }
             (state, _) => {
                 self.state = state;
                 Commands::default()
@@ -316,7 +336,7 @@ impl Handoff {
                 (until, deadline) => until.or(deadline),
             },
             State::Decoding { .. } | State::Streaming => self.deadline,
-            State::Releasing { wake, .. } => Some(*wake),
+            State::Withdrawing { until: wake } | State::Releasing { wake, .. } => Some(*wake),
             State::Done => None,
         }
     }
@@ -325,6 +345,7 @@ impl Handoff {
     pub fn stage(&self) -> Stage {
         match self.state {
             State::Prefilling { .. } => Stage::Prefilling,
+            State::Withdrawing { .. } => Stage::Withdrawing,
             State::Decoding { .. } => Stage::Decoding,
             State::Streaming => Stage::Streaming,
             State::Releasing { .. } => Stage::Releasing,
@@ -346,7 +367,15 @@ impl Handoff {
             self.state = State::Prefilling { until };
             return Commands::default();
         };
-        Commands::from(Command::CancelPrefill).and(Command::AnswerError(cause))
+        self.withdraw(now);
+        Command::AnswerError(cause).into()
+    }
+
+    /// Nobody waits for prefill any more.
+    fn withdraw(&mut self, now: Time) {
+        self.state = State::Withdrawing {
+            until: now + self.limits.prefill_grace,
+        };
     }
 
     /// The decode leg is over or being cancelled; `commands` end the client's side. KV still held goes back.

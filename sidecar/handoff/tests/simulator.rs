@@ -3,6 +3,8 @@
 //!
 //! A failure prints its seed; `KVFERRY_SEED=<seed>` runs that schedule alone.
 
+#![expect(clippy::unwrap_used, reason = "a test may stop at what cannot be")]
+
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::num::NonZeroU8;
@@ -71,6 +73,7 @@ impl Happening {
 
 /// What the engines hold and what the client has seen.
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a thing that is so or not")]
 struct World {
     kv_held: bool,
     answers: u32,
@@ -110,6 +113,7 @@ fn limits(dice: &mut Dice) -> Limits {
     Limits {
         prefill: dice.chance(50).then(|| ms(dice.below(300) + 1)),
         request: dice.chance(50).then(|| ms(dice.below(900) + 1)),
+        prefill_grace: ms(dice.below(50)),
         release_grace: ms(dice.below(50)),
         release_attempt: ms(100),
         release_pause: ms(dice.below(50) + 1),
@@ -215,8 +219,6 @@ fn event(happening: Happening, world: &mut World, ledger: &Ledger) -> Event {
             Event::DecodeProduced
         }
         Happening::DecodeEnd => {
-            world.kv_read |= world.kv_held;
-            world.kv_held = false;
             world.decode_runs = false;
             Event::DecodeEnded
         }

@@ -15,6 +15,6 @@ mod sse;
 
 pub use chunks::Chunks;
 pub use edit::Edits;
-pub use path::{Missing, set_path};
+pub use path::{Missing, get_path, set_path};
 pub use scan::{Document, MAX_WATCHED_MEMBERS, Malformed, MalformedKind, Scanner, scan};
 pub use sse::{LineEdit, MAX_HELD_LINE, SseRewriter};

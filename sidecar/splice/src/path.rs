@@ -1,4 +1,4 @@
-//! Sets one number deep inside a JSON object by splicing, level by level.
+//! Reads and sets one value deep inside a JSON object, level by level, by splicing.
 
 use bytes::Bytes;
 
@@ -55,4 +55,15 @@ fn set_below(json: &Bytes, path: &[&str], value: &str, here: Missing, below: Mis
             .apply(&document, &Chunks::from(json.clone()))
             .to_bytes(),
     )
+}
+
+/// The value at `path` inside the object `json`, as its raw text; `None` if it is not there or not reachable through
+/// objects.
+pub fn get_path(json: &Bytes, path: &[&str]) -> Option<Bytes> {
+    let Some((name, rest)) = path.split_first() else {
+        return Some(json.clone());
+    };
+    let watch = [*name];
+    let range = scan(json, &watch).ok()?.value(name)?;
+    get_path(&json.slice(range), rest)
 }

@@ -57,22 +57,19 @@ impl SseRewriter {
         if self.held.is_empty() && chunk.last() == Some(&b'\n') {
             return self.edit_lines(chunk, edit);
         }
-        let complete = match memrchr(b'\n', &chunk) {
-            Some(end) => {
-                let tail = chunk.split_off(end + 1);
-                let complete = if self.held.is_empty() {
-                    chunk
-                } else {
-                    self.held.extend_from_slice(&chunk);
-                    self.held.split().freeze()
-                };
-                self.held.extend_from_slice(&tail);
-                self.edit_lines(complete, edit)
-            }
-            None => {
+        let complete = if let Some(end) = memrchr(b'\n', &chunk) {
+            let tail = chunk.split_off(end + 1);
+            let complete = if self.held.is_empty() {
+                chunk
+            } else {
                 self.held.extend_from_slice(&chunk);
-                Bytes::new()
-            }
+                self.held.split().freeze()
+            };
+            self.held.extend_from_slice(&tail);
+            self.edit_lines(complete, edit)
+        } else {
+            self.held.extend_from_slice(&chunk);
+            Bytes::new()
         };
         if self.held.len() > MAX_HELD_LINE {
             self.skipping = true;

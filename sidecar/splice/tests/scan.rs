@@ -1,5 +1,7 @@
 //! What the scan accepts, refuses and finds.
 
+#![expect(clippy::unwrap_used, reason = "a test may stop at what cannot be")]
+
 use kvferry_splice::{Chunks, Edits, MAX_WATCHED_MEMBERS, MalformedKind, Missing, scan, set_path};
 
 const WATCH: [&str; 2] = ["stream", "n"];

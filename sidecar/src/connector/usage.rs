@@ -1,0 +1,93 @@
+//! Cached tokens in the client's answer.
+//!
+//! The decode engine finds the whole prompt in the KV it received and reports it as cached. What the client should see
+//! is how much *prefill* found in its cache, so that number replaces the decode engine's (spec/sidecar.md 3.1 and 14).
+
+use bytes::Bytes;
+use kvferry_splice::{Missing, set_path};
+
+use crate::request::route::Api;
+
+/// Sets an answer's cached tokens.
+#[derive(Debug, Clone, Copy)]
+pub struct UsageEdit {
+    api: Api,
+    cached_tokens: u64,
+}
+
+impl UsageEdit {
+    /// What the edit looks for before it looks closer: frames without it are passed on unread.
+    pub const NEEDLE: &'static [u8] = b"\"usage\"";
+
+    /// `None` where the API's usage has no such number to set (Anthropic messages).
+    pub fn new(api: Api, cached_tokens: u64) -> Option<Self> {
+        (api != Api::Messages).then_some(Self { api, cached_tokens })
+    }
+
+    /// The edited JSON, or `None` if there is nothing to edit.
+    pub fn apply(self, json: &[u8]) -> Option<Bytes> {
+        let number = self.cached_tokens.to_string();
+        match self.api {
+            Api::ChatCompletions | Api::Completions | Api::VllmGenerate => set_path(
+                json,
+                &["usage", "prompt_tokens_details", "cached_tokens"],
+                &number,
+                Missing::Create,
+            ),
+            // Events of a stream wrap the response; a whole answer is the response. Only a number that is there is
+            // replaced, since this schema is not ours to extend.
+            Api::Responses => {
+                let path = ["response", "usage", "input_tokens_details", "cached_tokens"];
+                set_path(json, &path, &number, Missing::Leave)
+                    .or_else(|| set_path(json, &path[1..], &number, Missing::Leave))
+            }
+            Api::Messages => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn edit(api: Api, json: &str) -> Option<String> {
+        let edited = UsageEdit::new(api, 48)?.apply(json.as_bytes())?;
+        Some(String::from_utf8(edited.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn each_api_gets_its_own_schemas_field() {
+        for (api, json, expected) in [
+            (
+                Api::ChatCompletions,
+                r#"{"id":"x","usage":{"prompt_tokens":64,"prompt_tokens_details":{"cached_tokens":63}}}"#,
+                Some(
+                    r#"{"id":"x","usage":{"prompt_tokens":64,"prompt_tokens_details":{"cached_tokens":48}}}"#,
+                ),
+            ),
+            (
+                Api::Completions,
+                r#"{"usage":{"prompt_tokens":64}}"#,
+                Some(r#"{"usage":{"prompt_tokens_details":{"cached_tokens":48},"prompt_tokens":64}}"#),
+            ),
+            (Api::ChatCompletions, r#"{"usage":null}"#, None),
+            (Api::ChatCompletions, r#"{"choices":[]}"#, None),
+            (
+                Api::Responses,
+                r#"{"usage":{"input_tokens_details":{"cached_tokens":63}}}"#,
+                Some(r#"{"usage":{"input_tokens_details":{"cached_tokens":48}}}"#),
+            ),
+            (
+                Api::Responses,
+                r#"{"type":"response.completed","response":{"usage":{"input_tokens_details":{"cached_tokens":63}}}}"#,
+                Some(
+                    r#"{"type":"response.completed","response":{"usage":{"input_tokens_details":{"cached_tokens":48}}}}"#,
+                ),
+            ),
+            (Api::Responses, r#"{"usage":{"input_tokens":5}}"#, None),
+            (Api::Messages, r#"{"usage":{"input_tokens":5}}"#, None),
+        ] {
+            assert_eq!(edit(api, json).as_deref(), expected, "{json}");
+        }
+    }
+}

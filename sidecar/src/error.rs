@@ -1,0 +1,286 @@
+//! Everything that can go wrong with a request, each with whose fault it is, whether another try may help, the HTTP
+//! status and a stable code. `respond.rs` alone turns these into responses.
+
+use std::fmt;
+
+use http::StatusCode;
+use kvferry_contract::EndpointError;
+use kvferry_handoff::Leg;
+use kvferry_splice::Malformed;
+
+/// Whose fault an error is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Who sent the request.
+    Client,
+    /// Who chose the targets: the scheduler, the gateway, or a client that forged their headers.
+    Router,
+    /// The prefill engine, or the way to it.
+    Prefill,
+    /// The decode engine next to us.
+    Decode,
+}
+
+impl Fault {
+    /// The word in logs and metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Router => "router",
+            Self::Prefill => "prefill",
+            Self::Decode => "decode",
+        }
+    }
+}
+
+/// How an upstream exchange broke.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Broken {
+    /// The name did not resolve.
+    Resolve(String),
+    /// The connection was refused.
+    Refused,
+    /// No connection within the connect timeout.
+    ConnectTimeout,
+    /// The connection could not be made for another reason.
+    Connect(String),
+    /// The connection was closed or reset before the answer was complete.
+    Closed,
+    /// What came is not HTTP.
+    NotHttp(String),
+    /// Anything else.
+    Other(String),
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Resolve(detail) => write!(f, "its name does not resolve ({detail})"),
+            Self::Refused => f.write_str("connection refused"),
+            Self::ConnectTimeout => f.write_str("no connection within the connect timeout"),
+            Self::Connect(detail) => write!(f, "cannot connect ({detail})"),
+            Self::Closed => f.write_str("it closed the connection before its answer was complete"),
+            Self::NotHttp(detail) => write!(f, "its answer is not HTTP ({detail})"),
+            Self::Other(detail) => f.write_str(detail),
+        }
+    }
+}
+
+/// Why a request gets an error of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Error {
+    /// The body is no JSON object.
+    MalformedBody(Malformed),
+    /// The body exceeds the limit, in bytes.
+    BodyTooLarge {
+        /// The limit.
+        limit: usize,
+    },
+    /// The client stopped sending its body.
+    BodyStalled,
+    /// The client's body broke off or its framing is wrong.
+    BodyBroken(String),
+    /// The prefill header holds no usable target.
+    BadTarget {
+        /// What it holds.
+        value: String,
+        /// What is wrong with it.
+        reason: EndpointError,
+    },
+    /// No usable exchange with a leg's engine.
+    LegBroken {
+        /// Which leg.
+        leg: Leg,
+        /// Its engine's address.
+        target: String,
+        /// How it broke.
+        how: Broken,
+    },
+    /// Prefill answered 2xx with something that is no JSON object.
+    PrefillNotJson {
+        /// The prefill engine's address.
+        target: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// Prefill's answer exceeds the limit, in bytes.
+    PrefillTooLarge {
+        /// The limit.
+        limit: usize,
+    },
+    /// The prefill leg's own limit passed.
+    PrefillTimeout {
+        /// The prefill engine's address.
+        target: String,
+        /// The limit, in milliseconds.
+        limit_ms: u128,
+    },
+    /// The limit of both legs together passed.
+    RequestTimeout {
+        /// During which leg.
+        leg: Leg,
+        /// The limit, in milliseconds.
+        limit_ms: u128,
+    },
+}
+
+impl Error {
+    /// Whose fault it is.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::MalformedBody(_) | Self::BodyTooLarge { .. } | Self::BodyStalled | Self::BodyBroken(_) => {
+                Fault::Client
+            }
+            Self::BadTarget { .. } => Fault::Router,
+            Self::PrefillNotJson { .. } | Self::PrefillTooLarge { .. } | Self::PrefillTimeout { .. } => {
+                Fault::Prefill
+            }
+            Self::LegBroken { leg, .. } | Self::RequestTimeout { leg, .. } => match leg {
+                Leg::Prefill => Fault::Prefill,
+                Leg::Decode => Fault::Decode,
+            },
+        }
+    }
+
+    /// Whether the same request may succeed when sent again.
+    pub fn may_retry(&self) -> bool {
+        match self.fault() {
+            Fault::Client | Fault::Router => matches!(self, Self::BodyStalled),
+            Fault::Prefill | Fault::Decode => true,
+        }
+    }
+
+    /// The status of the response.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::MalformedBody(_) | Self::BodyBroken(_) | Self::BadTarget { .. } => StatusCode::BAD_REQUEST,
+            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyStalled => StatusCode::REQUEST_TIMEOUT,
+            Self::LegBroken {
+                leg: Leg::Decode,
+                how: Broken::Refused,
+                ..
+            } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::LegBroken { .. } | Self::PrefillNotJson { .. } | Self::PrefillTooLarge { .. } => {
+                StatusCode::BAD_GATEWAY
+            }
+            Self::PrefillTimeout { .. } | Self::RequestTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// A code that never changes, for alerts and scripts; also the access log's outcome.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::MalformedBody(_) => "malformed_body",
+            Self::BodyTooLarge { .. } => "body_too_large",
+            Self::BodyStalled => "body_stalled",
+            Self::BodyBroken(_) => "body_broken",
+            Self::BadTarget { .. } => "bad_prefill_target",
+            Self::LegBroken {
+                leg: Leg::Prefill,
+                how,
+                ..
+            } => match how {
+                Broken::Resolve(_) | Broken::Refused | Broken::ConnectTimeout | Broken::Connect(_) => {
+                    "prefill_unreachable"
+                }
+                Broken::Closed | Broken::NotHttp(_) | Broken::Other(_) => "prefill_broke",
+            },
+            Self::LegBroken {
+                leg: Leg::Decode,
+                how,
+                ..
+            } => match how {
+                Broken::Resolve(_) | Broken::Refused | Broken::ConnectTimeout | Broken::Connect(_) => {
+                    "decode_unreachable"
+                }
+                Broken::Closed | Broken::NotHttp(_) | Broken::Other(_) => "decode_broke",
+            },
+            Self::PrefillNotJson { .. } => "prefill_answer_invalid",
+            Self::PrefillTooLarge { .. } => "prefill_answer_too_large",
+            Self::PrefillTimeout { .. } => "prefill_timeout",
+            Self::RequestTimeout { .. } => "request_timeout",
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MalformedBody(malformed) => write!(f, "invalid JSON: {malformed}"),
+            Self::BodyTooLarge { limit } => {
+                write!(
+                    f,
+                    "the request body is larger than {limit} bytes (raise --max-body-size to allow it)"
+                )
+            }
+            Self::BodyStalled => f.write_str("the request body stopped arriving; send it again"),
+            Self::BodyBroken(detail) => write!(f, "the request body could not be read: {detail}"),
+            Self::BadTarget { value, reason } => write!(
+                f,
+                "header {} holds {value:?}, which is no usable target: {reason}",
+                kvferry_contract::headers::PREFILLER.old
+            ),
+            // The wording that operators' scripts already match (spec 2.5).
+            Self::LegBroken {
+                leg: Leg::Decode,
+                how: Broken::Refused,
+                ..
+            } => f.write_str(
+                "The decode node is not ready. Please check that the vLLM service is running and the port \
+                 configuration is correct.",
+            ),
+            Self::LegBroken {
+                leg: Leg::Prefill,
+                target,
+                how,
+            } => write!(f, "prefill engine {target}: {how}"),
+            Self::LegBroken {
+                leg: Leg::Decode,
+                target,
+                how,
+            } => write!(f, "decode engine {target}: {how}"),
+            Self::PrefillNotJson { target, detail } => {
+                write!(
+                    f,
+                    "prefill engine {target} answered with something that is no JSON object: {detail}"
+                )
+            }
+            Self::PrefillTooLarge { limit } => {
+                write!(f, "the prefill engine's answer is larger than {limit} bytes")
+            }
+            Self::PrefillTimeout { target, limit_ms } => {
+                write!(
+                    f,
+                    "prefill engine {target} did not answer within {limit_ms} ms (--prefill-timeout)"
+                )
+            }
+            Self::RequestTimeout {
+                leg: Leg::Prefill,
+                limit_ms,
+            } => {
+                write!(
+                    f,
+                    "the request took longer than {limit_ms} ms (--request-timeout), waiting for prefill"
+                )
+            }
+            Self::RequestTimeout {
+                leg: Leg::Decode,
+                limit_ms,
+            } => {
+                write!(
+                    f,
+                    "the request took longer than {limit_ms} ms (--request-timeout), in decode"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<Malformed> for Error {
+    fn from(malformed: Malformed) -> Self {
+        Self::MalformedBody(malformed)
+    }
+}

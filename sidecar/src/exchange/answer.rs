@@ -1,0 +1,351 @@
+//! The body of the client's answer. It goes on driving the handoff while the decode answer flows: first data means that
+//! the KV was read, an error or a passed deadline breaks the answer off, and dropping it means that the client left.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use kvferry_handoff::{Command, Event, Stage};
+use kvferry_splice::SseRewriter;
+use tokio::time::Sleep;
+
+use super::inflate::{Inflater, is_gzip, now_plain};
+use super::run::Run;
+use crate::connector::UsageEdit;
+use crate::record::Record;
+use crate::upstream::Lease;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The body of a response to the client.
+pub struct AnswerBody(Kind);
+
+enum Kind {
+    /// Known from the start.
+    Full {
+        data: Option<Bytes>,
+        trailers: Option<HeaderMap>,
+        _record: Option<Record>,
+    },
+    /// An engine's body, passed on unread.
+    Plain(Plain),
+    /// The decode engine's answer of a disaggregated request.
+    Streamed(Box<Streamed>),
+}
+
+/// A complete answer of the decode engine.
+pub(super) struct WholeBody {
+    data: Bytes,
+    trailers: Option<HeaderMap>,
+}
+
+impl WholeBody {
+    pub(super) fn new(data: Bytes, trailers: Option<HeaderMap>) -> Self {
+        Self { data, trailers }
+    }
+}
+
+impl AnswerBody {
+    /// These bytes.
+    pub fn full(data: Bytes) -> Self {
+        Self(Kind::Full {
+            data: Some(data),
+            trailers: None,
+            _record: None,
+        })
+    }
+
+    pub(super) fn whole(body: WholeBody, mut record: Record) -> Self {
+        record.sent(body.data.len());
+        Self(Kind::Full {
+            data: Some(body.data),
+            trailers: body.trailers,
+            _record: Some(record),
+        })
+    }
+
+    /// An engine's body as it is. The connection is kept when it ended well.
+    pub fn plain(body: Incoming, lease: Lease, record: Option<Record>) -> Self {
+        Self(Kind::Plain(Plain {
+            body,
+            lease: Some(lease),
+            record,
+        }))
+    }
+
+    /// A successful decode answer; `headers` are corrected for what is done to it.
+    pub(super) fn streamed(headers: &mut HeaderMap, body: Incoming, lease: Lease, run: Run) -> Self {
+        let sse = headers
+            .get(CONTENT_TYPE)
+            .is_some_and(|kind| memchr::memmem::find(kind.as_bytes(), b"text/event-stream").is_some());
+        let rewrite = UsageEdit::new(run.api(), run.cached_tokens())
+            .filter(|_| sse)
+            .map(|edit| Rewrite {
+                sse: SseRewriter::new(UsageEdit::NEEDLE),
+                edit,
+            });
+        let mut inflater = None;
+        if rewrite.is_some() {
+            if is_gzip(headers) {
+                now_plain(headers);
+                inflater = Some(Inflater::new());
+            }
+            headers.remove(CONTENT_LENGTH);
+        }
+        let timer = run
+            .wake_at()
+            .map(|at| Box::pin(tokio::time::sleep_until(at.into())));
+        Self(Kind::Streamed(Box::new(Streamed {
+            body,
+            lease: Some(lease),
+            run,
+            sse,
+            rewrite,
+            inflater,
+            timer,
+            last: None,
+            ended: false,
+        })))
+    }
+}
+
+/// Passed on unread.
+struct Plain {
+    body: Incoming,
+    lease: Option<Lease>,
+    record: Option<Record>,
+}
+
+impl Plain {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        match &frame {
+            None => self.end(),
+            Some(Err(_)) => {
+                if let Some(record) = &mut self.record {
+                    record.outcome = "decode_broke";
+                }
+            }
+            Some(Ok(frame)) => {
+                if let (Some(record), Some(data)) = (&mut self.record, frame.data_ref()) {
+                    record.sent(data.len());
+                }
+                if self.body.is_end_stream() {
+                    self.end();
+                }
+            }
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn end(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.recycle();
+        }
+        if let Some(record) = &mut self.record
+            && record.outcome == Record::UNFINISHED
+        {
+            record.outcome = "ok";
+        }
+    }
+}
+
+struct Rewrite {
+    sse: SseRewriter,
+    edit: UsageEdit,
+}
+
+/// A decode answer that flows.
+struct Streamed {
+    body: Incoming,
+    lease: Option<Lease>,
+    run: Run,
+    sse: bool,
+    rewrite: Option<Rewrite>,
+    inflater: Option<Inflater>,
+    /// When the whole request's limit passes.
+    timer: Option<Pin<Box<Sleep>>>,
+    /// A frame to send before the end: trailers behind what the rewriter held.
+    last: Option<Frame<Bytes>>,
+    ended: bool,
+}
+
+impl Streamed {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some(timer) = &mut self.timer
+            && timer.as_mut().poll(cx).is_ready()
+        {
+            self.timer = None;
+            for command in self.run.handle(Event::Tick) {
+                if let Command::BreakAnswer(_) = command {
+                    return self.broken(
+                        "request_timeout",
+                        "the request took longer than --request-timeout".into(),
+                    );
+                }
+            }
+        }
+        loop {
+            match self.inflated() {
+                Ok(None) => {}
+                Ok(Some(plain)) => {
+                    if let Some(data) = self.rewritten(plain) {
+                        return Poll::Ready(Some(Ok(Frame::data(data))));
+                    }
+                    continue;
+                }
+                Err(error) => {
+                    self.run.handle(Event::DecodeFailed);
+                    return self.broken("decode_broke", error.into());
+                }
+            }
+            if self.ended {
+                return Poll::Ready(self.last.take().map(Ok));
+            }
+            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                None => {
+                    if let Some(frame) = self.end(None) {
+                        return Poll::Ready(Some(Ok(frame)));
+                    }
+                }
+                Some(Err(error)) => {
+                    self.run.handle(Event::DecodeFailed);
+                    return self.broken("decode_broke", error.into());
+                }
+                Some(Ok(frame)) => match frame.into_data() {
+                    Err(trailers) => {
+                        if let Some(frame) = self.end(Some(trailers)) {
+                            return Poll::Ready(Some(Ok(frame)));
+                        }
+                    }
+                    Ok(data) => {
+                        if self.run.stage() == Stage::Decoding {
+                            self.first_data(&data);
+                        }
+                        if let Some(inflater) = &mut self.inflater {
+                            inflater.feed(data);
+                        } else if let Some(data) = self.rewritten(data) {
+                            return Poll::Ready(Some(Ok(Frame::data(data))));
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    /// Data before anything was produced: does it prove that the KV was read?
+    fn first_data(&mut self, data: &[u8]) {
+        const ERRORS: [&[u8]; 4] = [
+            b"data: {\"error\"",
+            b"data: {\"object\":\"error\"",
+            b"event: error",
+            b"data: {\"type\":\"error\"",
+        ];
+        if self.sse && data.first() == Some(&b':') {
+            // A comment is only a sign of life; the engine may not have looked at the KV yet.
+        } else if self.sse && ERRORS.iter().any(|error| data.starts_with(error)) {
+            // vLLM tells of KV that it could not pull inside a 200.
+            self.run.record.outcome = "decode_error_event";
+        } else {
+            self.run.handle(Event::DecodeProduced);
+        }
+    }
+
+    fn inflated(&mut self) -> std::io::Result<Option<Bytes>> {
+        self.inflater.as_mut().map_or(Ok(None), Inflater::step)
+    }
+
+    /// What goes on of `data`, counted; `None` if nothing does yet.
+    fn rewritten(&mut self, data: Bytes) -> Option<Bytes> {
+        let data = match &mut self.rewrite {
+            Some(Rewrite { sse, edit }) => {
+                let edit = *edit;
+                sse.push(data, &mut |payload: &[u8]| edit.apply(payload))
+            }
+            None => data,
+        };
+        self.run.record.sent(data.len());
+        (!data.is_empty()).then_some(data)
+    }
+
+    /// The engine's answer is complete. Returns the next frame, if any; trailers come after it.
+    fn end(&mut self, trailers: Option<Frame<Bytes>>) -> Option<Frame<Bytes>> {
+        self.run.handle(Event::DecodeEnded);
+        self.ended = true;
+        if self.run.record.outcome == Record::UNFINISHED {
+            self.run.record.outcome = "ok";
+        }
+        if let Some(lease) = self.lease.take() {
+            lease.recycle();
+        }
+        let held = self
+            .rewrite
+            .as_mut()
+            .map_or(Bytes::new(), |Rewrite { sse, edit }| {
+                let edit = *edit;
+                sse.finish(&mut |payload: &[u8]| edit.apply(payload))
+            });
+        if held.is_empty() {
+            return trailers;
+        }
+        self.run.record.sent(held.len());
+        self.last = trailers;
+        Some(Frame::data(held))
+    }
+
+    /// Breaks the answer off: the error makes the server close the connection, so the client sees that it was cut.
+    fn broken(
+        &mut self,
+        outcome: &'static str,
+        error: BoxError,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.ended = true;
+        self.lease = None;
+        self.run.record.outcome = outcome;
+        Poll::Ready(Some(Err(error)))
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut self.get_mut().0 {
+            Kind::Full { data, trailers, .. } => {
+                let data = data.take().filter(|data| !data.is_empty()).map(Frame::data);
+                Poll::Ready(data.or_else(|| trailers.take().map(Frame::trailers)).map(Ok))
+            }
+            Kind::Plain(plain) => plain.poll(cx),
+            Kind::Streamed(streamed) => streamed.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Full { data, trailers, .. } => {
+                data.as_ref().is_none_or(Bytes::is_empty) && trailers.is_none()
+            }
+            Kind::Plain(plain) => plain.body.is_end_stream(),
+            Kind::Streamed(streamed) => streamed.ended && streamed.last.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Full {
+                data, trailers: None, ..
+            } => SizeHint::with_exact(data.as_ref().map_or(0, |data| data.len() as u64)),
+            Kind::Plain(plain) => plain.body.size_hint(),
+            // Without an edit every byte goes through, so what the engine announced still holds.
+            Kind::Streamed(streamed) if streamed.rewrite.is_none() => streamed.body.size_hint(),
+            Kind::Full { .. } | Kind::Streamed(_) => SizeHint::default(),
+        }
+    }
+}

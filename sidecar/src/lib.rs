@@ -1,0 +1,20 @@
+//! The prefill/decode sidecar.
+//!
+//! A request's way: `downstream` takes the connection, [`service`] sorts the request, `exchange` carries it through
+//! prefill and decode (or `passthrough` straight to the decode engine), `upstream` talks to the engines, and the answer
+//! goes back. What is decided on the way is decided in two pure crates: `kvferry-handoff` and `kvferry-splice`.
+
+pub mod config;
+mod connector;
+mod downstream;
+mod error;
+mod exchange;
+pub mod logging;
+mod passthrough;
+mod record;
+mod request;
+mod respond;
+pub mod server;
+mod service;
+mod upstream;
+mod worker;

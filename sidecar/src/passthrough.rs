@@ -1,0 +1,111 @@
+//! The transparent way to the decode engine: bodies stream unread in both directions, upgrades leave HTTP, and only
+//! hop-by-hop and routing headers are touched (spec/sidecar.md 2.2).
+
+use std::sync::Arc;
+
+use http::header::EXPECT;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use kvferry_handoff::Leg;
+
+use crate::downstream::Interim;
+use crate::error::Error;
+use crate::exchange::AnswerBody;
+use crate::record::Record;
+use crate::request::headers::{asks_upgrade, strip_hop_by_hop, strip_hop_by_hop_response};
+use crate::respond;
+use crate::upstream::LegBody;
+use crate::worker::Worker;
+
+/// What is passed on.
+pub struct Passthrough {
+    /// As the client sent it.
+    pub method: Method,
+    /// Path and query as they go upstream.
+    pub path_and_query: PathAndQuery,
+    /// Without routing headers; hop-by-hop headers are still there.
+    pub headers: HeaderMap,
+    /// Unread.
+    pub body: Incoming,
+    /// The client's side of a protocol upgrade.
+    pub upgrade: OnUpgrade,
+    /// Where 1xx answers go.
+    pub interim: Option<Interim>,
+}
+
+/// Passes a request to the decode engine and its answer back. `record`: for intercepted routes, which are logged.
+pub async fn pass(
+    worker: &Arc<Worker>,
+    from: Passthrough,
+    mut record: Option<Record>,
+) -> Response<AnswerBody> {
+    let upgrading = asks_upgrade(&from.headers);
+    let mut headers = from.headers;
+    strip_hop_by_hop(&mut headers, upgrading);
+    // Our own server has answered the expectation already.
+    headers.remove(EXPECT);
+    let body = if from.body.is_end_stream() {
+        LegBody::Empty
+    } else {
+        LegBody::Client(from.body)
+    };
+    let mut request = Request::new(body);
+    *request.method_mut() = from.method;
+    *request.uri_mut() = Uri::from(from.path_and_query);
+    *request.headers_mut() = headers;
+    if let Some(interim) = &from.interim {
+        interim.forward(&mut request);
+    }
+
+    let decoder = &worker.settings.decoder;
+    if let Some(record) = &mut record {
+        record.decode_sent = Some(std::time::Instant::now());
+    }
+    let sent = match worker.upstream.send_once(decoder, request).await {
+        Ok(sent) => sent,
+        Err(how) => {
+            let error = Error::LegBroken {
+                leg: Leg::Decode,
+                target: decoder.to_string(),
+                how,
+            };
+            if let Some(record) = &mut record {
+                record.failed(&error);
+            }
+            return respond::error(&error);
+        }
+    };
+
+    let response = sent.response;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return upgrade(worker, from.upgrade, response);
+    }
+    let (mut head, body) = response.into_parts();
+    strip_hop_by_hop_response(&mut head.headers);
+    if let Some(record) = &mut record {
+        record.status = head.status.as_u16();
+    }
+    Response::from_parts(head, AnswerBody::plain(body, sent.lease, record))
+}
+
+/// Joins the two connections once both have left HTTP.
+fn upgrade(
+    worker: &Arc<Worker>,
+    client: OnUpgrade,
+    mut response: Response<Incoming>,
+) -> Response<AnswerBody> {
+    let engine = hyper::upgrade::on(&mut response);
+    worker.in_background(async move {
+        let (Ok(client), Ok(engine)) = tokio::join!(client, engine) else {
+            return;
+        };
+        // Either side ending is the end of the conversation; there is nobody left to tell about errors.
+        let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(engine)).await;
+    });
+    let (head, _) = response.into_parts();
+    Response::from_parts(head, AnswerBody::full(bytes::Bytes::new()))
+}

@@ -1,0 +1,93 @@
+//! Reads a client's body: bounded in size, bounded in patience, checked and scanned while it arrives.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use http_body::Body;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use kvferry_splice::{Chunks, Document, Scanner};
+
+use crate::error::Error;
+
+/// Frames smaller than this are copied together: kept one by one, a body sent byte by byte would cost a hundred times
+/// its size, and each frame would pin the whole buffer it was read into.
+const SMALL_FRAME: usize = 4096;
+
+/// A whole body and where its top-level members of interest lie.
+#[derive(Debug)]
+pub struct Intake {
+    /// The bytes as they came.
+    pub body: Chunks,
+    /// Their scan.
+    pub document: Document<'static>,
+}
+
+impl Intake {
+    /// Reads `body` to its end.
+    ///
+    /// # Errors
+    /// Larger than `limit` bytes; no byte for `patience`; framing broken; not a JSON object.
+    pub async fn read(
+        mut body: Incoming,
+        watch: &'static [&'static str],
+        limit: usize,
+        patience: Duration,
+    ) -> Result<Self, Error> {
+        if body.size_hint().lower() > limit as u64 {
+            return Err(Error::BodyTooLarge { limit });
+        }
+        let mut scanner = Scanner::new(watch);
+        let mut whole = Collector::default();
+        loop {
+            let frame = match tokio::time::timeout(patience, body.frame()).await {
+                Err(_) => return Err(Error::BodyStalled),
+                Ok(None) => break,
+                Ok(Some(Err(error))) => return Err(Error::BodyBroken(error.to_string())),
+                Ok(Some(Ok(frame))) => frame,
+            };
+            // Trailers of a request carry nothing that a leg needs.
+            let Ok(data) = frame.into_data() else { continue };
+            if whole.len() + data.len() > limit {
+                return Err(Error::BodyTooLarge { limit });
+            }
+            scanner.feed(&data)?;
+            whole.push(data);
+        }
+        let document = scanner.finish()?;
+        Ok(Self {
+            body: whole.finish(),
+            document,
+        })
+    }
+}
+
+/// Puts frames together: large ones as they are, small ones copied into one buffer.
+#[derive(Debug, Default)]
+pub struct Collector {
+    chunks: Chunks,
+    small: BytesMut,
+}
+
+impl Collector {
+    /// Bytes so far.
+    pub fn len(&self) -> usize {
+        self.chunks.len() + self.small.len()
+    }
+
+    /// Takes one frame.
+    pub fn push(&mut self, frame: bytes::Bytes) {
+        if frame.len() < SMALL_FRAME {
+            self.small.extend_from_slice(&frame);
+        } else {
+            self.chunks.push(self.small.split().freeze());
+            self.chunks.push(frame);
+        }
+    }
+
+    /// All of it.
+    pub fn finish(mut self) -> Chunks {
+        self.chunks.push(self.small.freeze());
+        self.chunks
+    }
+}

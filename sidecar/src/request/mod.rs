@@ -1,0 +1,5 @@
+//! What arrives: which route it is for, what its headers say and which of them may go on, and its body.
+
+pub mod headers;
+pub mod intake;
+pub mod route;

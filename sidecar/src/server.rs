@@ -1,0 +1,300 @@
+//! The process's shape: one thread that accepts, a few worker threads that each serve their share of the connections
+//! with a runtime and an engine pool of their own, and the way all of it stops.
+//!
+//! Nothing on a request's way crosses threads, so nothing waits for another core to wake up. A connection goes to the
+//! worker that has the fewest.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use kvferry_handoff::Ledger;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::downstream::{self, Watchdog};
+use crate::worker::{Settings, Worker};
+
+/// Connections that wait in the kernel to be accepted. A gateway that fails over may bring thousands at once.
+const BACKLOG: i32 = 4096;
+
+/// Accepted connections that wait for their worker: only a worker that is busy for long lets any wait at all.
+const HANDED_OVER: usize = 1024;
+
+/// Pause after a failed accept, mostly for want of file descriptors: trying at once would only burn the core.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often idle connections are looked at.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// A running sidecar.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    ledger: Ledger,
+    drain: CancellationToken,
+    abort: CancellationToken,
+    threads: Vec<thread::JoinHandle<()>>,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Server {
+    /// Listens on `port` of all interfaces (0: any free port) and serves with `workers` threads.
+    ///
+    /// # Errors
+    /// The port cannot be had, or a thread or runtime cannot be made.
+    pub fn start(settings: &Settings, port: u16, workers: usize) -> io::Result<Self> {
+        let listener = listen(port)?;
+        let address = listener.local_addr()?;
+        let (drain, abort) = (CancellationToken::new(), CancellationToken::new());
+        let ledger = Ledger::new();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let mut threads = Vec::new();
+        let mut shares = Vec::new();
+        for index in 0..workers.max(1) {
+            let (sender, receiver) = mpsc::channel(HANDED_OVER);
+            let load = Arc::new(AtomicUsize::new(0));
+            shares.push(Share {
+                sender,
+                load: Arc::clone(&load),
+            });
+            let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+            let part = Part {
+                settings: settings.clone(),
+                ledger: ledger.clone(),
+                receiver,
+                load,
+                total: Arc::clone(&connections),
+                drain: drain.clone(),
+                abort: abort.clone(),
+            };
+            let thread = thread::Builder::new().name(format!("worker-{index}"));
+            threads.push(thread.spawn(move || runtime.block_on(part.serve()))?);
+        }
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let stop = drain.clone();
+        let thread = thread::Builder::new().name("accept".to_owned());
+        threads.push(thread.spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = accept(listener, shares) => {}
+                    () = stop.cancelled() => {}
+                }
+            });
+        })?);
+        Ok(Self {
+            address,
+            ledger,
+            drain,
+            abort,
+            threads,
+            connections,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The account of KV handles.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Client connections now.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Stops accepting, lets what runs finish for at most `patience`, then cuts what is left and gives its KV back.
+    /// Blocks until all threads have ended.
+    pub fn stop(self, patience: Duration) {
+        self.drain.cancel();
+        let abort = self.abort.clone();
+        let (finished, wait) = std::sync::mpsc::channel::<()>();
+        let timer = thread::spawn(move || {
+            // Either everything ended, and the channel with it, or patience did.
+            if wait.recv_timeout(patience) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                abort.cancel();
+            }
+        });
+        for thread in self.threads {
+            // A worker that panicked has said so; the others still deserve to end well.
+            let _ = thread.join();
+        }
+        drop(finished);
+        let _ = timer.join();
+    }
+}
+
+/// A worker as the acceptor sees it.
+struct Share {
+    sender: mpsc::Sender<(std::net::TcpStream, SocketAddr)>,
+    load: Arc<AtomicUsize>,
+}
+
+async fn accept(listener: std::net::TcpListener, shares: Vec<Share>) {
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, "cannot accept connections");
+            return;
+        }
+    };
+    loop {
+        let (stream, client) = match listener.accept().await.and_then(|(stream, client)| {
+            stream.set_nodelay(true)?;
+            Ok((stream.into_std()?, client))
+        }) {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection; if file descriptors are short, raise the limit");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let least = shares
+            .iter()
+            .min_by_key(|share| share.load.load(Ordering::Relaxed));
+        let share = least.expect("there is at least one worker");
+        share.load.fetch_add(1, Ordering::Relaxed);
+        if share.sender.send((stream, client)).await.is_err() {
+            // The worker is gone: so is the process, soon.
+            return;
+        }
+    }
+}
+
+/// One worker thread.
+struct Part {
+    settings: Settings,
+    ledger: Ledger,
+    receiver: mpsc::Receiver<(std::net::TcpStream, SocketAddr)>,
+    load: Arc<AtomicUsize>,
+    total: Arc<AtomicUsize>,
+    drain: CancellationToken,
+    abort: CancellationToken,
+}
+
+impl Part {
+    async fn serve(mut self) {
+        // Releases go on after the last connection: so long at most.
+        let last_wishes = self.settings.limits.longest_release();
+        let worker = Arc::new(Worker::new(self.settings.clone(), self.ledger.clone()));
+        let dog = Arc::new(Watchdog::default());
+        let tracker = TaskTracker::new();
+        let mut sweep = tokio::time::interval(SWEEP);
+        loop {
+            tokio::select! {
+                accepted = self.receiver.recv() => {
+                    let Some((stream, client)) = accepted else { break };
+                    self.take(&worker, &dog, &tracker, stream, client);
+                }
+                _ = sweep.tick() => {
+                    dog.sweep();
+                    worker.pool.sweep();
+                }
+                () = self.drain.cancelled() => break,
+            }
+        }
+        // Accepted, but not yet taken over: they are clients too.
+        while let Ok((stream, client)) = self.receiver.try_recv() {
+            self.take(&worker, &dog, &tracker, stream, client);
+        }
+        tracker.close();
+        tracker.wait().await;
+        worker.background.close();
+        let ended = async {
+            tokio::select! {
+                () = worker.background.wait() => true,
+                () = async { self.abort.cancelled().await; tokio::time::sleep(last_wishes).await } => false,
+            }
+        };
+        if !ended.await {
+            tracing::warn!("stopped with work left in the background");
+        }
+    }
+
+    fn take(
+        &self,
+        worker: &Arc<Worker>,
+        dog: &Arc<Watchdog>,
+        tracker: &TaskTracker,
+        stream: std::net::TcpStream,
+        client: SocketAddr,
+    ) {
+        let load = Counted::new(&self.load, &self.total);
+        let stream = match TcpStream::from_std(stream) {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot serve a connection");
+                return;
+            }
+        };
+        let (worker, dog) = (Arc::clone(worker), Arc::clone(dog));
+        let (drain, abort) = (self.drain.clone(), self.abort.clone());
+        tracker.spawn(async move {
+            let _load = load;
+            downstream::serve(worker, dog, stream, client, drain, abort).await;
+        });
+    }
+}
+
+/// Counts a connection until dropped. Its worker's load was counted when it was handed over.
+struct Counted {
+    load: Arc<AtomicUsize>,
+    total: Arc<AtomicUsize>,
+}
+
+impl Counted {
+    fn new(load: &Arc<AtomicUsize>, total: &Arc<AtomicUsize>) -> Self {
+        total.fetch_add(1, Ordering::Relaxed);
+        Self {
+            load: Arc::clone(load),
+            total: Arc::clone(total),
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.load.fetch_sub(1, Ordering::Relaxed);
+        self.total.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// All interfaces, both families; IPv4 alone where the host has no IPv6.
+fn listen(port: u16) -> io::Result<std::net::TcpListener> {
+    let both = || -> io::Result<Socket> {
+        let socket = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_only_v6(false)?;
+        bind(&socket, (Ipv6Addr::UNSPECIFIED, port).into())?;
+        Ok(socket)
+    };
+    let only_v4 = || -> io::Result<Socket> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+        bind(&socket, (Ipv4Addr::UNSPECIFIED, port).into())?;
+        Ok(socket)
+    };
+    let socket = match both() {
+        Err(error) if error.kind() != io::ErrorKind::AddrInUse => only_v4()?,
+        result => result?,
+    };
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+fn bind(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    // A restarted sidecar must not wait for its predecessor's connections to be forgotten.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())
+}

@@ -1,0 +1,70 @@
+//! What can be sent upstream: nothing, a spliced body in pieces, or the client's own body as it arrives.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use kvferry_splice::Chunks;
+
+/// A request body on its way to an engine.
+#[derive(Debug)]
+pub enum LegBody {
+    /// No body.
+    Empty,
+    /// A known body; its pieces are shared, not copied.
+    Pieces {
+        /// In order.
+        pieces: std::vec::IntoIter<Bytes>,
+        /// Bytes not yet handed out.
+        left: u64,
+    },
+    /// The client's body, passed on frame by frame.
+    Client(Incoming),
+}
+
+impl From<Chunks> for LegBody {
+    fn from(chunks: Chunks) -> Self {
+        let left = chunks.len() as u64;
+        Self::Pieces {
+            pieces: chunks.into_pieces().into_iter(),
+            left,
+        }
+    }
+}
+
+impl Body for LegBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Pieces { pieces, left } => Poll::Ready(pieces.next().map(|piece| {
+                *left -= piece.len() as u64;
+                Ok(Frame::data(piece))
+            })),
+            Self::Client(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Pieces { left, .. } => *left == 0,
+            Self::Client(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Pieces { left, .. } => SizeHint::with_exact(*left),
+            Self::Client(body) => body.size_hint(),
+        }
+    }
+}

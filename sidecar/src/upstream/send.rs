@@ -1,0 +1,176 @@
+//! One exchange with an engine, on a kept connection if there is one.
+//!
+//! A request is sent again in one case only: a *kept* connection turned out to be dead at once, before any answer. The
+//! engine had closed it as idle, so it never saw the request. Everything else is the caller's to decide.
+
+use std::error::Error as _;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use kvferry_contract::Endpoint;
+
+use super::dial::dial;
+use super::{Lease, LegBody, Pool};
+use crate::error::Broken;
+
+/// A dead kept connection shows itself within a round trip; later than this the engine may well have been at work.
+const STALE_WINDOW: Duration = Duration::from_secs(1);
+
+/// Largest response head accepted from an engine, in bytes. Like the limit for clients.
+const MAX_HEAD: usize = 1024 * 1024;
+
+/// A response whose body is still to be read, and the connection it comes over.
+#[derive(Debug)]
+pub struct Sent {
+    /// Head, and body to come.
+    pub response: Response<Incoming>,
+    /// To be recycled after the body's end.
+    pub lease: Lease,
+}
+
+/// A worker's way to the engines.
+#[derive(Debug, Clone)]
+pub struct Upstream {
+    pool: Arc<Pool>,
+    connect_timeout: Duration,
+}
+
+impl Upstream {
+    /// Connections come from and go to `pool`; a new one must open within `connect_timeout`.
+    pub fn new(pool: Arc<Pool>, connect_timeout: Duration) -> Self {
+        Self {
+            pool,
+            connect_timeout,
+        }
+    }
+
+    /// Sends a request that can be made again.
+    ///
+    /// # Errors
+    /// How the exchange broke before the response head was there.
+    pub async fn send(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        request: impl Fn() -> Request<LegBody>,
+    ) -> Result<Sent, Broken> {
+        if let Some(sender) = self.pool.take(endpoint) {
+            let sent_at = Instant::now();
+            match self.exchange(endpoint, sender, request()).await {
+                Err(failure) if failure.stale && sent_at.elapsed() < STALE_WINDOW => {}
+                result => return result.map_err(|failure| failure.broken),
+            }
+        }
+        let sender = self.open(endpoint).await?;
+        self.exchange(endpoint, sender, request())
+            .await
+            .map_err(|failure| failure.broken)
+    }
+
+    /// Sends a request that exists once, its body being the client's own stream. It is tried again only if not a byte
+    /// of it had been sent.
+    ///
+    /// # Errors
+    /// How the exchange broke before the response head was there.
+    pub async fn send_once(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        mut request: Request<LegBody>,
+    ) -> Result<Sent, Broken> {
+        if let Some(sender) = self.pool.take(endpoint) {
+            match self.exchange(endpoint, sender, request).await {
+                Err(Failure {
+                    unsent: Some(same), ..
+                }) => request = *same,
+                result => return result.map_err(|failure| failure.broken),
+            }
+        }
+        let sender = self.open(endpoint).await?;
+        self.exchange(endpoint, sender, request)
+            .await
+            .map_err(|failure| failure.broken)
+    }
+
+    async fn open(&self, endpoint: &Endpoint) -> Result<http1::SendRequest<LegBody>, Broken> {
+        let stream = dial(endpoint, self.connect_timeout).await?;
+        let (sender, connection) = http1::Builder::new()
+            .max_header_size(MAX_HEAD)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| Broken::Other(error.to_string()))?;
+        tokio::spawn(async move {
+            // Its errors reach whoever waits for the response or reads the body.
+            let _ = connection.with_upgrades().await;
+        });
+        Ok(sender)
+    }
+
+    async fn exchange(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        mut sender: http1::SendRequest<LegBody>,
+        request: Request<LegBody>,
+    ) -> Result<Sent, Failure> {
+        match sender.try_send_request(request).await {
+            Ok(response) => {
+                let lease = Lease {
+                    sender,
+                    endpoint: Arc::clone(endpoint),
+                    pool: Arc::clone(&self.pool),
+                };
+                Ok(Sent { response, lease })
+            }
+            Err(mut error) => {
+                let unsent = error.take_message().map(Box::new);
+                let error = error.into_error();
+                Err(Failure {
+                    stale: unsent.is_some() || closed_early(&error),
+                    unsent,
+                    broken: broken(&error),
+                })
+            }
+        }
+    }
+}
+
+struct Failure {
+    broken: Broken,
+    /// The connection was closed before any of the answer came.
+    stale: bool,
+    /// The request, if nothing of it was sent.
+    unsent: Option<Box<Request<LegBody>>>,
+}
+
+fn closed_early(error: &hyper::Error) -> bool {
+    error.is_incomplete_message() || error.is_canceled() || error.is_closed() || was_reset(error)
+}
+
+fn was_reset(error: &hyper::Error) -> bool {
+    let kind = error
+        .source()
+        .and_then(|source| source.downcast_ref::<io::Error>())
+        .map(io::Error::kind);
+    matches!(
+        kind,
+        Some(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected)
+    )
+}
+
+/// What an error of the HTTP client says about the upstream.
+pub(crate) fn broken(error: &hyper::Error) -> Broken {
+    if error.is_parse() || error.is_parse_too_large() {
+        Broken::NotHttp(error.to_string())
+    } else if closed_early(error) {
+        Broken::Closed
+    } else {
+        Broken::Other(
+            error
+                .source()
+                .map_or_else(|| error.to_string(), |source| format!("{error}: {source}")),
+        )
+    }
+}

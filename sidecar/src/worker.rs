@@ -1,0 +1,84 @@
+//! What one worker thread shares between its requests.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kvferry_contract::Endpoint;
+use kvferry_handoff::{Ledger, Limits, Time};
+use tokio::runtime::Handle;
+use tokio_util::task::TaskTracker;
+
+use crate::connector::Connector;
+use crate::upstream::{Pool, Upstream};
+
+/// What the configuration says about handling requests.
+#[derive(Clone)]
+pub struct Settings {
+    /// How the engines hand over.
+    pub connector: &'static dyn Connector,
+    /// The decode engine next to us.
+    pub decoder: Arc<Endpoint>,
+    /// Largest body that is read, in bytes.
+    pub max_body: usize,
+    /// How long a client may pause in its body.
+    pub body_patience: Duration,
+    /// Choose a random prefill candidate instead of the first.
+    pub sample_prefiller: bool,
+    /// Bounds of one disaggregated request.
+    pub limits: Limits,
+    /// How long opening a connection to an engine may take.
+    pub connect_timeout: Duration,
+    /// Idle connections kept to each engine.
+    pub max_idle_per_engine: usize,
+}
+
+/// One worker thread's share of the process. Everything in it is used from that thread.
+pub struct Worker {
+    /// The configuration.
+    pub settings: Settings,
+    /// The account of KV handles, one for the process.
+    pub ledger: Ledger,
+    /// Kept connections.
+    pub pool: Arc<Pool>,
+    /// The way to the engines.
+    pub upstream: Upstream,
+    /// Work that outlives its request, such as releasing KV. The process waits for it before it ends.
+    pub background: TaskTracker,
+    runtime: Handle,
+    start: Instant,
+}
+
+impl Worker {
+    /// A worker on the current runtime.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn new(settings: Settings, ledger: Ledger) -> Self {
+        let pool = Arc::new(Pool::new(settings.max_idle_per_engine));
+        let upstream = Upstream::new(Arc::clone(&pool), settings.connect_timeout);
+        Self {
+            settings,
+            ledger,
+            pool,
+            upstream,
+            background: TaskTracker::new(),
+            runtime: Handle::current(),
+            start: Instant::now(),
+        }
+    }
+
+    /// Now, as the handoff core counts time.
+    pub fn now(&self) -> Time {
+        Time::since_start(self.start.elapsed())
+    }
+
+    /// When `time` is on the clock.
+    pub fn instant(&self, time: Time) -> Instant {
+        self.start + time.elapsed()
+    }
+
+    /// Runs `task` after its request is over. May be called from a destructor, even while the runtime shuts down.
+    pub fn in_background(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.background.spawn_on(task, &self.runtime);
+    }
+}
