@@ -150,7 +150,7 @@ impl fmt::Display for Invalid {
 impl std::error::Error for Invalid {}
 
 /// A configuration that was checked.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Checked {
     /// Port to listen on.
     pub port: u16,

@@ -48,31 +48,29 @@ pub async fn pass(
     strip_hop_by_hop(&mut headers, upgrading);
     // Our own server has answered the expectation already.
     headers.remove(EXPECT);
-    let body = if from.body.is_end_stream() {
-        LegBody::Empty
-    } else {
-        LegBody::Client(from.body)
-    };
-    let mut request = Request::new(body);
-    *request.method_mut() = from.method;
-    *request.uri_mut() = Uri::from(from.path_and_query);
-    *request.headers_mut() = headers;
-    if let Some(interim) = &from.interim {
-        interim.forward(&mut request);
-    }
-
     let decoder = &worker.settings.decoder;
     if let Some(record) = &mut record {
         record.decode_sent = Some(std::time::Instant::now());
     }
-    let sent = match worker.upstream.send_once(decoder, request).await {
+    let make = |headers: HeaderMap, body: LegBody| {
+        let mut request = Request::new(body);
+        *request.method_mut() = from.method.clone();
+        *request.uri_mut() = Uri::from(from.path_and_query.clone());
+        *request.headers_mut() = headers;
+        if let Some(interim) = &from.interim {
+            interim.forward(&mut request);
+        }
+        request
+    };
+    let sent = if from.body.is_end_stream() {
+        worker.upstream.send(decoder, || make(headers.clone(), LegBody::Empty)).await
+    } else {
+        worker.upstream.send_once(decoder, make(headers, LegBody::Client(from.body))).await
+    };
+    let sent = match sent {
         Ok(sent) => sent,
         Err(how) => {
-            let error = Error::LegBroken {
-                leg: Leg::Decode,
-                target: decoder.to_string(),
-                how,
-            };
+            let error = Error::LegBroken { leg: Leg::Decode, target: decoder.to_string(), how };
             if let Some(record) = &mut record {
                 record.failed(&error);
             }

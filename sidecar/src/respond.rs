@@ -16,14 +16,14 @@ const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 /// The response for an error of ours.
 pub fn error(error: &Error) -> Response<AnswerBody> {
     let status = error.status();
-    let body = serde_json::json!({
-        "object": "error",
-        "message": error.to_string(),
-        "type": kind(status),
-        "param": "",
-        "code": status.as_u16(),
-    });
-    let mut response = Response::new(AnswerBody::full(body.to_string().into()));
+    let message = serde_json::Value::from(error.to_string());
+    // Spelled out for its order, which people have come to read.
+    let body = format!(
+        r#"{{"object":"error","message":{message},"type":"{}","param":"","code":{}}}"#,
+        kind(status),
+        status.as_u16()
+    );
+    let mut response = Response::new(AnswerBody::full(body.into()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

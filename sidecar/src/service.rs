@@ -15,7 +15,7 @@ use crate::record::Record;
 use crate::request::headers::{
     Routing, ensure_host, ensure_request_id, forwarded_for, one_request_id, strip_hop_by_hop,
 };
-use crate::request::intake::Intake;
+use crate::request::intake::{Intake, linger};
 use crate::request::route::{Api, Route, classify};
 use crate::respond;
 use crate::worker::Worker;
@@ -35,7 +35,7 @@ pub async fn serve(
     }
 
     let upgrade = hyper::upgrade::on(&mut request);
-    let (mut head, body) = request.into_parts();
+    let (mut head, mut body) = request.into_parts();
     // On every route: a routing header says where requests go, so no engine may see one.
     let routing = Routing::take(&mut head.headers);
     ensure_host(&mut head.headers, head.uri.authority(), "localhost");
@@ -92,11 +92,15 @@ pub async fn serve(
         }
     };
     let settings = &worker.settings;
-    let watch = worker.settings.connector.watch();
-    let intake = match Intake::read(body, watch, settings.max_body, settings.body_patience).await {
+    let watch = settings.connector.watch();
+    let intake = match Intake::read(&mut body, watch, settings.max_body, settings.body_patience).await {
         Ok(intake) => intake,
-        Err(error) => return refuse(record, error),
+        Err(error) => {
+            worker.in_background(linger(body));
+            return refuse(record, error);
+        }
     };
+    drop(body);
     record.bytes_in = intake.body.len();
     strip_hop_by_hop(&mut head.headers, false);
     ensure_request_id(&mut head.headers);

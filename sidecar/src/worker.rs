@@ -12,7 +12,7 @@ use crate::connector::Connector;
 use crate::upstream::{Pool, Upstream};
 
 /// What the configuration says about handling requests.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// How the engines hand over.
     pub connector: &'static dyn Connector,

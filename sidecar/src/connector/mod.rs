@@ -43,7 +43,7 @@ pub fn by_name(name: &str) -> Option<&'static dyn Connector> {
 }
 
 /// How two engines hand a request over.
-pub trait Connector: Send + Sync + 'static {
+pub trait Connector: std::fmt::Debug + Send + Sync + 'static {
     /// The name in `--kv-connector`.
     fn name(&self) -> &'static str;
 

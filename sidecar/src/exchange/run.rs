@@ -209,7 +209,16 @@ impl State {
     /// A whole answer is three events at once: begun, produced, ended.
     fn handle_all(&mut self, event: Event, now: Time, record: &mut Record) -> Option<Reply> {
         let started = matches!(event, Event::DecodeStarted);
+        let releasing = self.core.stage() == Stage::Releasing;
+        let released = matches!(event, Event::ReleaseEnded(true));
         let commands = self.core.handle(event, now);
+        if releasing && self.core.is_done() && !released {
+            tracing::warn!(
+                target = self.prefill_target,
+                request_id = self.id.as_ref().and_then(|id| id.to_str().ok()),
+                "the decode engine did not take the release of KV; it stays held until the prefill engine's lease ends"
+            );
+        }
         if started && matches!(self.brought, Some(Brought::Whole(..))) {
             for event in [Event::DecodeProduced, Event::DecodeEnded] {
                 let none = self.core.handle(event, now);
@@ -270,12 +279,7 @@ impl State {
                     Event::DecodeFailed
                 }
             },
-            TaskEnd::Release(taken) => {
-                if !taken {
-                    tracing::warn!(target = self.prefill_target, "could not release KV; trying again");
-                }
-                Event::ReleaseEnded(taken)
-            }
+            TaskEnd::Release(taken) => Event::ReleaseEnded(taken),
         }
     }
 

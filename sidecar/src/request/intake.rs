@@ -14,6 +14,25 @@ use crate::error::Error;
 /// its size, and each frame would pin the whole buffer it was read into.
 const SMALL_FRAME: usize = 4096;
 
+/// How long, and how much, is still read of a body that was refused. A connection closed on a client that is still
+/// sending is reset, and the reset can destroy the answer before the client has read it.
+const LINGER: (Duration, usize) = (Duration::from_secs(2), 64 * 1024 * 1024);
+
+/// Reads and forgets what is left of a refused body, within limits.
+pub async fn linger(mut body: Incoming) {
+    let (patience, mut left) = LINGER;
+    let _ = tokio::time::timeout(patience, async {
+        while let Some(Ok(frame)) = body.frame().await {
+            let size = frame.data_ref().map_or(0, bytes::Bytes::len);
+            match left.checked_sub(size) {
+                Some(rest) => left = rest,
+                None => return,
+            }
+        }
+    })
+    .await;
+}
+
 /// A whole body and where its top-level members of interest lie.
 #[derive(Debug)]
 pub struct Intake {
@@ -29,7 +48,7 @@ impl Intake {
     /// # Errors
     /// Larger than `limit` bytes; no byte for `patience`; framing broken; not a JSON object.
     pub async fn read(
-        mut body: Incoming,
+        body: &mut Incoming,
         watch: &'static [&'static str],
         limit: usize,
         patience: Duration,
