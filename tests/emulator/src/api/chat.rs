@@ -1,0 +1,209 @@
+//! `POST /v1/chat/completions`.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::request::{Wanted, render, turns};
+use super::run::{Job, OpenAiUsage, Outcome, Tally, Usage};
+use super::sse::{DONE, Frames, data};
+use crate::error::ApiError;
+use crate::params::Handle;
+use crate::tokens;
+
+pub(super) fn read(body: &Value) -> Result<Wanted, ApiError> {
+    let messages = body
+        .get("messages")
+        .and_then(Value::as_array)
+        .ok_or_else(|| ApiError::schema("1 validation error: messages: Field required, a list"))?;
+    let prompt = render(turns(messages)?, body.get("tools"));
+    Wanted::read(body, vec![prompt], &["max_completion_tokens", "max_tokens"])
+}
+
+#[derive(Serialize)]
+pub(super) struct Whole<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+    choices: Vec<Choice<'a>>,
+    service_tier: Option<()>,
+    system_fingerprint: Option<()>,
+    usage: OpenAiUsage,
+    prompt_logprobs: Option<()>,
+    prompt_token_ids: Option<Vec<u32>>,
+    kv_transfer_params: Option<&'a Handle>,
+}
+
+#[derive(Serialize)]
+struct Choice<'a> {
+    index: usize,
+    message: Message,
+    logprobs: Option<()>,
+    finish_reason: &'static str,
+    stop_reason: Option<()>,
+    token_ids: Option<&'a [u32]>,
+}
+
+#[derive(Serialize)]
+struct Message {
+    role: &'static str,
+    content: String,
+    refusal: Option<()>,
+    tool_calls: [(); 0],
+    reasoning: Option<()>,
+}
+
+pub(super) fn whole<'a>(job: &'a Job, outcome: &'a Outcome) -> Whole<'a> {
+    let tokens = &outcome.tallies[0].tokens;
+    let choice = |index| Choice {
+        index,
+        message: Message {
+            role: "assistant",
+            content: tokens::decode(tokens),
+            refusal: None,
+            tool_calls: [],
+            reasoning: None,
+        },
+        logprobs: None,
+        finish_reason: "length",
+        stop_reason: None,
+        token_ids: job.wanted.return_token_ids.then_some(tokens.as_slice()),
+    };
+    Whole {
+        id: &job.id,
+        object: "chat.completion",
+        created: job.created,
+        model: &job.model,
+        choices: job.wanted.choices(0).map(choice).collect(),
+        service_tier: None,
+        system_fingerprint: None,
+        usage: outcome.usage.openai(),
+        prompt_logprobs: None,
+        prompt_token_ids: job.shown_prompt(0),
+        kv_transfer_params: outcome.handle(),
+    }
+}
+
+#[derive(Serialize)]
+struct Chunk<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+    choices: Vec<ChunkChoice>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_token_ids: Option<Vec<u32>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<OpenAiUsage>,
+}
+
+#[derive(Serialize)]
+struct ChunkChoice {
+    index: usize,
+    delta: Delta,
+    logprobs: Option<()>,
+    finish_reason: Option<&'static str>,
+    token_ids: Option<[u32; 1]>,
+}
+
+#[derive(Serialize)]
+struct Delta {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<&'static str>,
+    content: String,
+}
+
+/// The stream: a frame with the role, one per token and choice, usage if asked for, the end marker.
+pub(super) struct Stream {
+    id: String,
+    model: String,
+    created: u64,
+    choices: usize,
+    show_ids: bool,
+    include_usage: bool,
+    prompt_ids: Option<Vec<u32>>,
+}
+
+impl Stream {
+    pub(super) fn new(job: &Job) -> Self {
+        Self {
+            id: job.id.clone(),
+            model: job.model.clone(),
+            created: job.created,
+            choices: job.wanted.choices(0).len(),
+            show_ids: job.wanted.return_token_ids,
+            include_usage: job.wanted.include_usage,
+            prompt_ids: job.shown_prompt(0),
+        }
+    }
+
+    fn chunk(&self, choices: Vec<ChunkChoice>) -> Chunk<'_> {
+        let Self {
+            id, model, created, ..
+        } = self;
+        let object = "chat.completion.chunk";
+        Chunk {
+            id,
+            object,
+            created: *created,
+            model,
+            choices,
+            prompt_token_ids: None,
+            usage: None,
+        }
+    }
+}
+
+impl Frames for Stream {
+    fn open(&mut self, _index: usize, _usage: Usage) -> String {
+        let mut frames = String::new();
+        for index in 0..self.choices {
+            let delta = Delta {
+                role: Some("assistant"),
+                content: String::new(),
+            };
+            let choice = ChunkChoice {
+                index,
+                delta,
+                logprobs: None,
+                finish_reason: None,
+                token_ids: None,
+            };
+            let prompt_token_ids = self.prompt_ids.take();
+            frames.push_str(&data(&Chunk {
+                prompt_token_ids,
+                ..self.chunk(vec![choice])
+            }));
+        }
+        frames
+    }
+
+    fn token(&mut self, _index: usize, token: u32, last: bool) -> String {
+        let mut frames = String::new();
+        for index in 0..self.choices {
+            let choice = ChunkChoice {
+                index,
+                delta: Delta {
+                    role: None,
+                    content: tokens::spell(token),
+                },
+                logprobs: None,
+                finish_reason: last.then_some("length"),
+                token_ids: self.show_ids.then_some([token]),
+            };
+            frames.push_str(&data(&self.chunk(vec![choice])));
+        }
+        frames
+    }
+
+    fn close(&mut self, total: Usage, _tallies: &[Tally]) -> String {
+        let mut frames = String::new();
+        if self.include_usage {
+            frames.push_str(&data(&Chunk {
+                usage: Some(total.openai()),
+                ..self.chunk(vec![])
+            }));
+        }
+        frames + DONE
+    }
+}

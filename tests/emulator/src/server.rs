@@ -1,0 +1,178 @@
+//! The listeners and everything that outlives one connection: accept, restart, crash, stop.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+use tokio::time::sleep;
+
+use crate::config::Config;
+use crate::engine::{Engine, Settings};
+use crate::http::conn;
+use crate::http::io::{ConnControl, FaultStream};
+use crate::http::seen::SeenRing;
+use crate::transfer::server as kv;
+
+/// Pause after a failed accept (out of descriptors, most likely), so that the loop does not spin.
+pub(crate) const ACCEPT_BACKOFF: Duration = Duration::from_millis(20);
+
+/// What all connections of one emulator share.
+pub(crate) struct Shared {
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) seen: SeenRing,
+    engine: Mutex<Arc<Engine>>,
+    open: Mutex<HashMap<u64, Open>>,
+    next_conn: AtomicU64,
+    stop: Notify,
+}
+
+struct Open {
+    control: Arc<ConnControl>,
+    task: AbortHandle,
+}
+
+/// Bound listeners, not yet served.
+pub(crate) struct Listening {
+    http: TcpListener,
+    kv: TcpListener,
+}
+
+impl Listening {
+    /// Binds both ports.
+    pub(crate) async fn bind(config: &Config) -> io::Result<Self> {
+        let http = TcpListener::bind((config.host.as_str(), config.port)).await?;
+        let kv = TcpListener::bind((config.host.as_str(), config.kv_port)).await?;
+        Ok(Self { http, kv })
+    }
+
+    /// Where HTTP is served.
+    pub(crate) fn addr(&self) -> io::Result<SocketAddr> {
+        self.http.local_addr()
+    }
+
+    /// Where KV is served.
+    pub(crate) fn kv_port(&self) -> io::Result<u16> {
+        Ok(self.kv.local_addr()?.port())
+    }
+}
+
+impl Shared {
+    /// A fresh emulator; its tasks run on the current runtime.
+    pub(crate) fn new(config: Config, kv_port: u16) -> Arc<Self> {
+        let settings = Settings::new(config);
+        let engine = Engine::new(Arc::clone(&settings), kv_port, Handle::current());
+        Arc::new(Self {
+            settings,
+            seen: SeenRing::default(),
+            engine: Mutex::new(engine),
+            open: Mutex::default(),
+            next_conn: AtomicU64::new(1),
+            stop: Notify::new(),
+        })
+    }
+
+    /// The engine of the current life.
+    pub(crate) fn engine(&self) -> Arc<Engine> {
+        Arc::clone(&self.engine.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Starts a new life: new id, empty memory, every connection reset but `spare`.
+    pub(crate) fn restart(&self, spare: Option<u64>) {
+        {
+            let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
+            *engine = Engine::new(Arc::clone(&self.settings), engine.kv_port, engine.runtime.clone());
+        }
+        self.reset_all(spare);
+    }
+
+    /// Ends as a killed process would: no goodbye on any connection.
+    pub(crate) fn crash(&self) {
+        if self.settings.config.crash_exits_process {
+            std::process::exit(1);
+        }
+        self.reset_all(None);
+        self.stop();
+    }
+
+    /// Ends [`serve`].
+    pub(crate) fn stop(&self) {
+        // A permit stays if nobody waits yet, so an early stop is not lost.
+        self.stop.notify_one();
+    }
+
+    fn reset_all(&self, spare: Option<u64>) {
+        self.open().retain(|id, conn| {
+            let keep = Some(*id) == spare;
+            if !keep {
+                conn.control.reset_on_close();
+                conn.task.abort();
+            }
+            keep
+        });
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<u64, Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs a connection's task where a restart can find it.
+    fn track<W>(self: &Arc<Self>, work: impl FnOnce(u64, Arc<ConnControl>) -> W)
+    where
+        W: Future<Output = ()> + Send + 'static,
+    {
+        let id = self.next_conn.fetch_add(1, Relaxed);
+        let control = Arc::new(ConnControl::default());
+        let work = work(id, Arc::clone(&control));
+        let shared = Arc::clone(self);
+        // Locked until the entry is in, so that a short connection cannot remove itself before that.
+        let mut open = self.open();
+        let task = tokio::spawn(async move {
+            work.await;
+            shared.open().remove(&id);
+        });
+        open.insert(
+            id,
+            Open {
+                control,
+                task: task.abort_handle(),
+            },
+        );
+    }
+}
+
+/// Accepts on both ports until stopped or crashed.
+pub(crate) async fn serve(shared: Arc<Shared>, listening: Listening) {
+    let Listening { http, kv } = listening;
+    let https = accept(&http, |socket| {
+        shared.track(|id, control| conn::serve(Arc::clone(&shared), socket, id, control));
+    });
+    let kvs = accept(&kv, |socket| {
+        let _ = socket.set_nodelay(true);
+        let engine = shared.engine();
+        shared.track(|_, control| async move {
+            // The reader's departure and its refusal both show on its own side.
+            let _ = kv::serve(engine, FaultStream::new(socket, control)).await;
+        });
+    });
+    tokio::select! {
+        () = https => {}
+        () = kvs => {}
+        () = shared.stop.notified() => {}
+    }
+}
+
+async fn accept(listener: &TcpListener, mut serve: impl FnMut(TcpStream)) {
+    loop {
+        match listener.accept().await {
+            Ok((socket, _)) => serve(socket),
+            Err(_) => sleep(ACCEPT_BACKOFF).await,
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The report of `GET /emulator/state`: what the engine holds, and why. Tests read it as a type.
+
+use serde::{Deserialize, Serialize};
+
+/// What the engine is and holds right now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// Changes at every restart.
+    pub engine_id: String,
+    /// `prefill`, `decode` or `both`.
+    pub role: String,
+    /// The block pool.
+    pub blocks: BlockState,
+    /// Requests inside the engine.
+    pub requests: RequestState,
+    /// Prefills that wait for their reader, oldest first.
+    pub leases: Vec<LeaseState>,
+    /// Counters since the engine (re)started.
+    pub totals: Totals,
+}
+
+impl State {
+    /// Whether nothing is held and nothing runs: what every test should end with.
+    #[must_use]
+    pub fn idle(&self) -> bool {
+        self.blocks.free == self.blocks.total
+            && self.requests == RequestState::default()
+            && self.leases.is_empty()
+    }
+}
+
+/// The block pool in numbers of blocks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockState {
+    /// All blocks.
+    pub total: u32,
+    /// Blocks nobody holds.
+    pub free: u32,
+    /// Blocks in use, by reason.
+    pub held: HeldState,
+}
+
+/// Why blocks are held.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldState {
+    /// By requests that compute, pull or generate.
+    pub running: u32,
+    /// By finished prefills whose reader has not come yet.
+    pub leased: u32,
+}
+
+/// Requests inside the engine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestState {
+    /// Computing or generating.
+    pub running: u64,
+    /// Waiting for blocks or for remote KV.
+    pub waiting: u64,
+}
+
+/// One live lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseState {
+    /// The `remote_request_id` that was handed out.
+    pub request_id: String,
+    /// Blocks it holds.
+    pub blocks: u32,
+    /// Milliseconds since the prefill finished.
+    pub age_ms: u64,
+}
+
+/// Counters since the engine (re)started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Prefills that ended with a lease.
+    pub prefills: u64,
+    /// Requests that generated their answer to the end without leaving a lease.
+    pub decodes: u64,
+    /// Pulls that brought all blocks.
+    pub pulls: u64,
+    /// KV bytes those pulls brought.
+    pub pull_bytes: u64,
+    /// Pulls that failed or were refused by the other engine.
+    pub pull_refused: u64,
+    /// Leases ended by the notification that follows a complete read.
+    pub releases_after_read: u64,
+    /// Leases ended by a notification without a complete read.
+    pub releases_without_read: u64,
+    /// Leases that ran out.
+    pub expired: u64,
+    /// Requests whose client left before the end.
+    pub aborted: u64,
+}
