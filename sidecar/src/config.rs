@@ -42,7 +42,9 @@ const RELEASE_ATTEMPTS: NonZeroU8 = NonZeroU8::new(4).expect("four is not zero")
     name = "kvferry-sidecar",
     version,
     about = "Sidecar for prefill/decode disaggregated LLM serving",
-    max_term_width = 100
+    max_term_width = 100,
+    // Manifests are layered; as with Go's flags, the last one given counts.
+    args_override_self = true
 )]
 pub struct Config {
     /// Port to listen on, on all interfaces
@@ -204,10 +206,8 @@ impl Config {
         if self.max_body_size == 0 {
             return Err(Invalid("--max-body-size must be at least 1".to_owned()));
         }
-        for (name, value) in [
-            ("connect-timeout", self.connect_timeout),
-            ("body-timeout", self.body_timeout),
-        ] {
+        for (name, value) in [("connect-timeout", self.connect_timeout), ("body-timeout", self.body_timeout)]
+        {
             if value.is_zero() {
                 return Err(Invalid(format!("--{name} must be greater than 0")));
             }
@@ -219,9 +219,8 @@ impl Config {
             std::thread::available_parallelism().map_or(1, |cores| cores.get().min(MAX_DEFAULT_WORKERS))
         });
         let some = |limit: Duration| (!limit.is_zero()).then_some(limit);
-        let decoder = format!("localhost:{model_server}")
-            .parse()
-            .expect("localhost with a port is an endpoint");
+        let decoder =
+            format!("localhost:{model_server}").parse().expect("localhost with a port is an endpoint");
         let settings = Settings {
             connector,
             decoder: Arc::new(decoder),
@@ -243,20 +242,13 @@ impl Config {
                 .filter(|max| *max > 0)
                 .unwrap_or(1024),
         };
-        Ok(Checked {
-            port,
-            workers,
-            shutdown_timeout: self.shutdown_timeout,
-            settings,
-            warnings,
-        })
+        Ok(Checked { port, workers, shutdown_timeout: self.shutdown_timeout, settings, warnings })
     }
 }
 
 fn port(name: &str, text: &str) -> Result<u16, Invalid> {
-    let number: i64 = text
-        .parse()
-        .map_err(|_| Invalid(format!("--{name} must be a valid integer, got {text:?}")))?;
+    let number: i64 =
+        text.parse().map_err(|_| Invalid(format!("--{name} must be a valid integer, got {text:?}")))?;
     u16::try_from(number)
         .ok()
         .filter(|port| *port > 0)
@@ -274,15 +266,8 @@ fn go_bool(text: &str) -> Result<bool, String> {
 
 /// A duration as Go spells them: `300ms`, `1.5s`, `2m30s`, `1h`; plain `0` too.
 fn go_duration(text: &str) -> Result<Duration, String> {
-    const UNITS: [(&str, f64); 7] = [
-        ("ns", 1e-9),
-        ("us", 1e-6),
-        ("µs", 1e-6),
-        ("ms", 1e-3),
-        ("s", 1.0),
-        ("m", 60.0),
-        ("h", 3600.0),
-    ];
+    const UNITS: [(&str, f64); 7] =
+        [("ns", 1e-9), ("us", 1e-6), ("µs", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
     let wrong = || format!("{text:?} is no duration; give a number with a unit, such as 300ms, 30s or 1m30s");
     if text == "0" {
         return Ok(Duration::ZERO);
@@ -293,18 +278,11 @@ fn go_duration(text: &str) -> Result<Duration, String> {
         return Err(wrong());
     }
     while !rest.is_empty() {
-        let digits = rest
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .ok_or_else(wrong)?;
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
         let number: f64 = rest[..digits].parse().map_err(|_| wrong())?;
         rest = &rest[digits..];
-        let unit = rest
-            .find(|c: char| c.is_ascii_digit() || c == '.')
-            .unwrap_or(rest.len());
-        let (_, scale) = UNITS
-            .iter()
-            .find(|(name, _)| *name == &rest[..unit])
-            .ok_or_else(wrong)?;
+        let unit = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
+        let (_, scale) = UNITS.iter().find(|(name, _)| *name == &rest[..unit]).ok_or_else(wrong)?;
         seconds += number * scale;
         rest = &rest[unit..];
     }
@@ -339,10 +317,7 @@ mod tests {
     fn the_decode_engines_port_has_two_flags_and_the_new_one_wins() {
         let decoder = |args: &[&str]| check(args).unwrap().settings.decoder.port();
         assert_eq!(decoder(&["--vllm-port=9001"]), 9001);
-        assert_eq!(
-            decoder(&["--vllm-port", "9001", "--model-server-port", "9002"]),
-            9002
-        );
+        assert_eq!(decoder(&["--vllm-port", "9001", "--model-server-port", "9002"]), 9002);
         assert_eq!(check(&["--vllm-port=9001"]).unwrap().warnings.len(), 2);
     }
 
@@ -351,53 +326,29 @@ mod tests {
         for (args, message) in [
             (&["--port=x"][..], "--port must be a valid integer, got \"x\""),
             (&["--port=0"], "--port must be between 1 and 65535, got 0"),
-            (
-                &["--model-server-port=70000"],
-                "--model-server-port must be between 1 and 65535, got 70000",
-            ),
-            (
-                &["--kv-connector=lmcache"],
-                "--kv-connector must be one of: nixlv2 (got \"lmcache\")",
-            ),
-            (
-                &["--secure-proxy"],
-                "TLS on the listener is not available yet: give --secure-proxy=false",
-            ),
+            (&["--model-server-port=70000"], "--model-server-port must be between 1 and 65535, got 70000"),
+            (&["--kv-connector=lmcache"], "--kv-connector must be one of: nixlv2 (got \"lmcache\")"),
+            (&["--secure-proxy"], "TLS on the listener is not available yet: give --secure-proxy=false"),
             (&["--max-body-size=0"], "--max-body-size must be at least 1"),
-            (
-                &["--connect-timeout=0s"],
-                "--connect-timeout must be greater than 0",
-            ),
+            (&["--connect-timeout=0s"], "--connect-timeout must be greater than 0"),
             (&["--workers=0"], "--workers must be at least 1"),
         ] {
             let error = check(args).unwrap_err();
             assert!(error.contains(message), "{args:?}: {error}");
         }
-        for args in [
-            ["--prefill-timeout=5"],
-            ["--prefill-timeout=x"],
-            ["--secure-proxy=maybe"],
-            ["--unknown"],
-        ] {
+        for args in
+            [["--prefill-timeout=5"], ["--prefill-timeout=x"], ["--secure-proxy=maybe"], ["--unknown"]]
+        {
             assert!(check(&args).is_err(), "{args:?}");
         }
     }
 
     #[test]
     fn durations_are_spelled_as_in_go() {
-        for (text, millis) in [
-            ("0", 0),
-            ("0s", 0),
-            ("200ms", 200),
-            ("1.5s", 1500),
-            ("1m30s", 90_000),
-            ("1h", 3_600_000),
-        ] {
-            assert_eq!(
-                go_duration(text).unwrap(),
-                Duration::from_millis(millis),
-                "{text}"
-            );
+        for (text, millis) in
+            [("0", 0), ("0s", 0), ("200ms", 200), ("1.5s", 1500), ("1m30s", 90_000), ("1h", 3_600_000)]
+        {
+            assert_eq!(go_duration(text).unwrap(), Duration::from_millis(millis), "{text}");
         }
         for text in ["", "5", "s", "-1s", "1x", "1s5", "1..5s"] {
             assert!(go_duration(text).is_err(), "{text}");
@@ -407,23 +358,9 @@ mod tests {
     #[test]
     fn old_flag_names_and_go_booleans_are_understood() {
         assert!(
-            check(&["--connector=nixlv2", "--enable-prefiller-sampling"])
-                .unwrap()
-                .settings
-                .sample_prefiller
+            check(&["--connector=nixlv2", "--enable-prefiller-sampling"]).unwrap().settings.sample_prefiller
         );
-        assert!(
-            !check(&["--enable-prefiller-sampling=F"])
-                .unwrap()
-                .settings
-                .sample_prefiller
-        );
-        assert_eq!(
-            check(&["--max-idle-conns-per-host=-1"])
-                .unwrap()
-                .settings
-                .max_idle_per_engine,
-            1024
-        );
+        assert!(!check(&["--enable-prefiller-sampling=F"]).unwrap().settings.sample_prefiller);
+        assert_eq!(check(&["--max-idle-conns-per-host=-1"]).unwrap().settings.max_idle_per_engine, 1024);
     }
 }

@@ -156,11 +156,7 @@ impl Error {
             Self::MalformedBody(_) | Self::BodyBroken(_) | Self::BadTarget { .. } => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyStalled => StatusCode::REQUEST_TIMEOUT,
-            Self::LegBroken {
-                leg: Leg::Decode,
-                how: Broken::Refused,
-                ..
-            } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::LegBroken { leg: Leg::Decode, how: Broken::Refused, .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::LegBroken { .. } | Self::PrefillNotJson { .. } | Self::PrefillTooLarge { .. } => {
                 StatusCode::BAD_GATEWAY
             }
@@ -176,21 +172,13 @@ impl Error {
             Self::BodyStalled => "body_stalled",
             Self::BodyBroken(_) => "body_broken",
             Self::BadTarget { .. } => "bad_prefill_target",
-            Self::LegBroken {
-                leg: Leg::Prefill,
-                how,
-                ..
-            } => match how {
+            Self::LegBroken { leg: Leg::Prefill, how, .. } => match how {
                 Broken::Resolve(_) | Broken::Refused | Broken::ConnectTimeout | Broken::Connect(_) => {
                     "prefill_unreachable"
                 }
                 Broken::Closed | Broken::NotHttp(_) | Broken::Other(_) => "prefill_broke",
             },
-            Self::LegBroken {
-                leg: Leg::Decode,
-                how,
-                ..
-            } => match how {
+            Self::LegBroken { leg: Leg::Decode, how, .. } => match how {
                 Broken::Resolve(_) | Broken::Refused | Broken::ConnectTimeout | Broken::Connect(_) => {
                     "decode_unreachable"
                 }
@@ -209,10 +197,7 @@ impl fmt::Display for Error {
         match self {
             Self::MalformedBody(malformed) => write!(f, "invalid JSON: {malformed}"),
             Self::BodyTooLarge { limit } => {
-                write!(
-                    f,
-                    "the request body is larger than {limit} bytes (raise --max-body-size to allow it)"
-                )
+                write!(f, "the request body is larger than {limit} bytes (raise --max-body-size to allow it)")
             }
             Self::BodyStalled => f.write_str("the request body stopped arriving; send it again"),
             Self::BodyBroken(detail) => write!(f, "the request body could not be read: {detail}"),
@@ -222,56 +207,29 @@ impl fmt::Display for Error {
                 kvferry_contract::headers::PREFILLER.old
             ),
             // The wording that operators' scripts already match (spec 2.5).
-            Self::LegBroken {
-                leg: Leg::Decode,
-                how: Broken::Refused,
-                ..
-            } => f.write_str(
+            Self::LegBroken { leg: Leg::Decode, how: Broken::Refused, .. } => f.write_str(
                 "The decode node is not ready. Please check that the vLLM service is running and the port \
                  configuration is correct.",
             ),
-            Self::LegBroken {
-                leg: Leg::Prefill,
-                target,
-                how,
-            } => write!(f, "prefill engine {target}: {how}"),
-            Self::LegBroken {
-                leg: Leg::Decode,
-                target,
-                how,
-            } => write!(f, "decode engine {target}: {how}"),
+            Self::LegBroken { leg: Leg::Prefill, target, how } => write!(f, "prefill engine {target}: {how}"),
+            Self::LegBroken { leg: Leg::Decode, target, how } => write!(f, "decode engine {target}: {how}"),
             Self::PrefillNotJson { target, detail } => {
-                write!(
-                    f,
-                    "prefill engine {target} answered with something that is no JSON object: {detail}"
-                )
+                write!(f, "prefill engine {target} answered with something that is no JSON object: {detail}")
             }
             Self::PrefillTooLarge { limit } => {
                 write!(f, "the prefill engine's answer is larger than {limit} bytes")
             }
             Self::PrefillTimeout { target, limit_ms } => {
-                write!(
-                    f,
-                    "prefill engine {target} did not answer within {limit_ms} ms (--prefill-timeout)"
-                )
+                write!(f, "prefill engine {target} did not answer within {limit_ms} ms (--prefill-timeout)")
             }
-            Self::RequestTimeout {
-                leg: Leg::Prefill,
-                limit_ms,
-            } => {
+            Self::RequestTimeout { leg: Leg::Prefill, limit_ms } => {
                 write!(
                     f,
                     "the request took longer than {limit_ms} ms (--request-timeout), waiting for prefill"
                 )
             }
-            Self::RequestTimeout {
-                leg: Leg::Decode,
-                limit_ms,
-            } => {
-                write!(
-                    f,
-                    "the request took longer than {limit_ms} ms (--request-timeout), in decode"
-                )
+            Self::RequestTimeout { leg: Leg::Decode, limit_ms } => {
+                write!(f, "the request took longer than {limit_ms} ms (--request-timeout), in decode")
             }
         }
     }

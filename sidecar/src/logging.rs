@@ -32,9 +32,8 @@ pub struct Log {
 pub fn start(level: LevelFilter) -> io::Result<Log> {
     let queue = Arc::new(Queue::default());
     let to = Arc::clone(&queue);
-    let writer = thread::Builder::new()
-        .name("log".to_owned())
-        .spawn(move || to.write_all(&mut io::stdout()))?;
+    let writer =
+        thread::Builder::new().name("log".to_owned()).spawn(move || to.write_all(&mut io::stdout()))?;
     tracing_subscriber::fmt()
         .json()
         .with_max_level(level)
@@ -43,10 +42,7 @@ pub fn start(level: LevelFilter) -> io::Result<Log> {
         .with_target(false)
         .with_writer(Lines(Arc::clone(&queue)))
         .init();
-    Ok(Log {
-        queue,
-        writer: Some(writer),
-    })
+    Ok(Log { queue, writer: Some(writer) })
 }
 
 impl Drop for Log {
@@ -92,11 +88,7 @@ impl Queue {
             let mut waiting = self.lock();
             if !waiting.closed {
                 // Sleeping in between keeps lines together: a wake-up each would cost more than the line.
-                waiting = self
-                    .wake
-                    .wait_timeout(waiting, FLUSH)
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .0;
+                waiting = self.wake.wait_timeout(waiting, FLUSH).unwrap_or_else(PoisonError::into_inner).0;
             }
             std::mem::swap(&mut batch, &mut waiting.bytes);
             let dropped = std::mem::take(&mut waiting.dropped);

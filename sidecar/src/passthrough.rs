@@ -63,9 +63,9 @@ pub async fn pass(
         request
     };
     let sent = if from.body.is_end_stream() {
-        worker.upstream.send(decoder, || make(headers.clone(), LegBody::Empty)).await
+        worker.upstream.send(decoder, || make(headers.clone(), LegBody::empty())).await
     } else {
-        worker.upstream.send_once(decoder, make(headers, LegBody::Client(from.body))).await
+        worker.upstream.send_once(decoder, make(headers, LegBody::from(from.body))).await
     };
     let sent = match sent {
         Ok(sent) => sent,

@@ -99,24 +99,18 @@ impl Drop for Record {
             return;
         }
         let now = Instant::now();
-        let request_id = self
-            .request_id
-            .as_ref()
-            .and_then(|id| id.to_str().ok())
-            .unwrap_or_default();
+        let request_id = self.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default();
         tracing::info!(
             request_id,
             api = self.api.label(),
+            method = "POST",
             path = self.api.path(),
             target = self.target.as_str(),
             status = self.status,
             outcome = self.outcome,
             fault = self.fault.map(Fault::label),
             prefill_ms = self.prefill.map(ms),
-            decode_first_ms = self
-                .decode_sent
-                .zip(self.first_byte)
-                .map(|(sent, first)| ms(first - sent)),
+            decode_first_ms = self.decode_sent.zip(self.first_byte).map(|(sent, first)| ms(first - sent)),
             decode_ms = self.decode_sent.map(|sent| ms(now - sent)),
             ttft_ms = self.first_byte.map(|first| ms(first - self.started)),
             total_ms = ms(now - self.started),

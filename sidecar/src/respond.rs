@@ -30,10 +30,7 @@ pub fn error(error: &Error) -> Response<AnswerBody> {
     headers.insert(ERROR_HEADER, HeaderValue::from_static(error.code()));
     let retry = if error.may_retry() { "true" } else { "false" };
     headers.insert(SHOULD_RETRY, HeaderValue::from_static(retry));
-    if matches!(
-        error,
-        Error::BodyTooLarge { .. } | Error::BodyStalled | Error::BodyBroken(_)
-    ) {
+    if matches!(error, Error::BodyTooLarge { .. } | Error::BodyStalled | Error::BodyBroken(_)) {
         // The rest of that body is still on its way; nothing sensible can follow it on this connection.
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }

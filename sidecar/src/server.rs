@@ -61,10 +61,7 @@ impl Server {
         for index in 0..workers.max(1) {
             let (sender, receiver) = mpsc::channel(HANDED_OVER);
             let load = Arc::new(AtomicUsize::new(0));
-            shares.push(Share {
-                sender,
-                load: Arc::clone(&load),
-            });
+            shares.push(Share { sender, load: Arc::clone(&load) });
             let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
             let part = Part {
                 settings: settings.clone(),
@@ -89,14 +86,7 @@ impl Server {
                 }
             });
         })?);
-        Ok(Self {
-            address,
-            ledger,
-            drain,
-            abort,
-            threads,
-            connections,
-        })
+        Ok(Self { address, ledger, drain, abort, threads, connections })
     }
 
     /// Where it listens.
@@ -161,9 +151,7 @@ async fn accept(listener: std::net::TcpListener, shares: Vec<Share>) {
                 continue;
             }
         };
-        let least = shares
-            .iter()
-            .min_by_key(|share| share.load.load(Ordering::Relaxed));
+        let least = shares.iter().min_by_key(|share| share.load.load(Ordering::Relaxed));
         let share = least.expect("there is at least one worker");
         share.load.fetch_add(1, Ordering::Relaxed);
         if share.sender.send((stream, client)).await.is_err() {
@@ -257,10 +245,7 @@ struct Counted {
 impl Counted {
     fn new(load: &Arc<AtomicUsize>, total: &Arc<AtomicUsize>) -> Self {
         total.fetch_add(1, Ordering::Relaxed);
-        Self {
-            load: Arc::clone(load),
-            total: Arc::clone(total),
-        }
+        Self { load: Arc::clone(load), total: Arc::clone(total) }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::exchange::{self, AnswerBody, LegRequest};
 use crate::passthrough::{self, Passthrough};
 use crate::record::Record;
 use crate::request::headers::{
-    Routing, ensure_host, ensure_request_id, forwarded_for, one_request_id, strip_hop_by_hop,
+    Routing, ensure_host, ensure_request_id, forwarded_for, one_request_id, strip_hop_by_hop, unshared,
 };
 use crate::request::intake::{Intake, linger};
 use crate::request::route::{Api, Route, classify};
@@ -43,11 +43,7 @@ pub async fn serve(
 
     let Route::Intercepted(api) = route else {
         one_request_id(&mut head.headers);
-        let path_and_query = head
-            .uri
-            .path_and_query()
-            .cloned()
-            .unwrap_or(PathAndQuery::from_static("/"));
+        let path_and_query = head.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
         let from = Passthrough {
             method: head.method,
             path_and_query,
@@ -62,7 +58,7 @@ pub async fn serve(
     let path_and_query = clean_path(api, head.uri.query());
 
     let Some(target) = prefill_target(&routing.prefill, worker.settings.sample_prefiller) else {
-        record.request_id = one_request_id(&mut head.headers);
+        record.request_id = one_request_id(&mut head.headers).as_ref().map(unshared);
         let from = Passthrough {
             method: head.method,
             path_and_query,
@@ -82,13 +78,7 @@ pub async fn serve(
     let target = match target.parse() {
         Ok(target) => Arc::new(target),
         Err(reason) => {
-            return refuse(
-                record,
-                Error::BadTarget {
-                    value: target.clone(),
-                    reason,
-                },
-            );
+            return refuse(record, Error::BadTarget { value: target.clone(), reason });
         }
     };
     let settings = &worker.settings;
@@ -104,14 +94,7 @@ pub async fn serve(
     record.bytes_in = intake.body.len();
     strip_hop_by_hop(&mut head.headers, false);
     ensure_request_id(&mut head.headers);
-    let request = LegRequest {
-        api,
-        target,
-        path_and_query,
-        headers: head.headers,
-        intake,
-        interim,
-    };
+    let request = LegRequest { api, target, path_and_query, headers: head.headers, intake, interim };
     exchange::serve(worker, request, record).await
 }
 

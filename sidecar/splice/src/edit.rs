@@ -42,10 +42,7 @@ impl<'n> Edits<'n> {
     }
 
     fn of(&self, name: &str) -> Option<&Option<Bytes>> {
-        self.changes
-            .iter()
-            .find(|(changed, _)| *changed == name)
-            .map(|(_, value)| value)
+        self.changes.iter().find(|(changed, _)| *changed == name).map(|(_, value)| value)
     }
 
     /// The edited body. Untouched bytes are shared with `body`, not copied.

@@ -15,6 +15,7 @@ mod sse;
 
 pub use chunks::Chunks;
 pub use edit::Edits;
+pub use memchr::memmem::Finder;
 pub use path::{Missing, get_path, set_path};
 pub use scan::{Document, MAX_WATCHED_MEMBERS, Malformed, MalformedKind, Scanner, scan};
 pub use sse::{LineEdit, MAX_HELD_LINE, SseRewriter};

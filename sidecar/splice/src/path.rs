@@ -20,23 +20,14 @@ pub enum Missing {
 ///
 /// `path` is never empty. Its first member is never created.
 pub fn set_path(json: &[u8], path: &[&str], value: &str, missing: Missing) -> Option<Bytes> {
-    set_below(
-        &Bytes::copy_from_slice(json),
-        path,
-        value,
-        Missing::Leave,
-        missing,
-    )
+    set_below(&Bytes::copy_from_slice(json), path, value, Missing::Leave, missing)
 }
 
 fn set_below(json: &Bytes, path: &[&str], value: &str, here: Missing, below: Missing) -> Option<Bytes> {
     let (name, rest) = path.split_first()?;
     let watch = [*name];
     let document = scan(json, &watch).ok()?;
-    let old = document
-        .value(name)
-        .map(|range| json.slice(range))
-        .filter(|old| &old[..] != b"null");
+    let old = document.value(name).map(|range| json.slice(range)).filter(|old| &old[..] != b"null");
     let new = match (old, rest) {
         (None, _) if here == Missing::Leave => return None,
         (_, []) => Bytes::copy_from_slice(value.as_bytes()),
@@ -49,12 +40,7 @@ fn set_below(json: &Bytes, path: &[&str], value: &str, here: Missing, below: Mis
         }
         (Some(old), rest) => set_below(&old, rest, value, below, below)?,
     };
-    Some(
-        Edits::new()
-            .set(name, new)
-            .apply(&document, &Chunks::from(json.clone()))
-            .to_bytes(),
-    )
+    Some(Edits::new().set(name, new).apply(&document, &Chunks::from(json.clone())).to_bytes())
 }
 
 /// The value at `path` inside the object `json`, as its raw text; `None` if it is not there or not reachable through

@@ -59,22 +59,14 @@ impl fmt::Display for Malformed {
                 write!(f, "unexpected data after the JSON object at byte {}", self.offset)
             }
             MalformedKind::ControlCharacter => {
-                write!(
-                    f,
-                    "unescaped control character in a string at byte {}",
-                    self.offset
-                )
+                write!(f, "unescaped control character in a string at byte {}", self.offset)
             }
             MalformedKind::BadEscape => {
                 write!(f, "unknown escape sequence in a string at byte {}", self.offset)
             }
             MalformedKind::InvalidUtf8 => write!(f, "the body is not valid UTF-8 at byte {}", self.offset),
             MalformedKind::TooManyDuplicates => {
-                write!(
-                    f,
-                    "too many duplicate keys in the JSON object at byte {}",
-                    self.offset
-                )
+                write!(f, "too many duplicate keys in the JSON object at byte {}", self.offset)
             }
         }
     }
@@ -231,13 +223,7 @@ impl<'w> Scanner<'w> {
     /// A scan that remembers the top-level members named in `watch`, each shorter than 32 bytes.
     pub fn new(watch: &'w [&'w str]) -> Self {
         Self {
-            document: Document {
-                watch,
-                members: Vec::new(),
-                member_count: 0,
-                inside: 0,
-                len: 0,
-            },
+            document: Document { watch, members: Vec::new(), member_count: 0, inside: 0, len: 0 },
             state: State::Start,
             nesting: BitStack::default(),
             open: false,
@@ -271,10 +257,7 @@ impl<'w> Scanner<'w> {
         if self.state == State::End {
             Ok(self.document)
         } else {
-            Err(Malformed {
-                offset: self.base,
-                kind: MalformedKind::UnexpectedEnd,
-            })
+            Err(Malformed { offset: self.base, kind: MalformedKind::UnexpectedEnd })
         }
     }
 
@@ -309,10 +292,7 @@ impl<'w> Scanner<'w> {
                     self.state = if left == 1 {
                         State::String { is_key }
                     } else {
-                        State::Hex {
-                            is_key,
-                            left: left - 1,
-                        }
+                        State::Hex { is_key, left: left - 1 }
                     };
                     at += 1;
                 }
@@ -337,25 +317,43 @@ impl<'w> Scanner<'w> {
         Ok(())
     }
 
-    /// Consumes string bytes up to and including the next quote or backslash. Returns where to go on.
-    fn string_run(&mut self, piece: &[u8], at: usize, is_key: bool) -> Result<usize, Malformed> {
-        let rest = &piece[at..];
-        let stop = memchr2(b'"', b'\\', rest);
-        let run = &rest[..stop.unwrap_or(rest.len())];
-        if let Some(bad) = find_control(run) {
-            return Err(self.malformed(at + bad, MalformedKind::ControlCharacter));
-        }
-        self.keep_key(is_key, run);
-        let Some(stop) = stop else { return Ok(piece.len()) };
-        let end = at + stop + 1;
-        if rest[stop] == b'\\' {
-            self.keep_key(is_key, b"\\");
-            self.state = State::Escape { is_key };
-        } else if is_key {
-            self.state = State::Colon;
-        } else {
-            self.end_value(end);
-        }
+    /// Consumes string bytes: to the closing quote, or to the piece's end. Returns where to go on.
+    ///
+    /// Escapes that lie whole in the piece are skipped here, since going round by way of the states costs several times
+    /// the bytes themselves, and code and escaped non-ASCII text are full of them.
+    fn string_run(&mut self, piece: &[u8], start: usize, is_key: bool) -> Result<usize, Malformed> {
+        let mut at = start;
+        let end = loop {
+            let rest = &piece[at..];
+            let run =
+                plain_run(rest).map_err(|bad| self.malformed(at + bad, MalformedKind::ControlCharacter))?;
+            match &rest[run..] {
+                [] => {
+                    self.keep_key(is_key, &piece[start..]);
+                    return Ok(piece.len());
+                }
+                [b'\\', b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't', ..] => at += run + 2,
+                [b'\\', b'u', hex @ ..] if hex.len() >= 4 && hex[..4].iter().all(u8::is_ascii_hexdigit) => {
+                    at += run + 6;
+                }
+                // Broken off by the piece's end, or wrong: byte by byte.
+                [b'\\', ..] => {
+                    self.state = State::Escape { is_key };
+                    break at + run + 1;
+                }
+                _ => {
+                    self.keep_key(is_key, &piece[start..at + run]);
+                    let end = at + run + 1;
+                    if is_key {
+                        self.state = State::Colon;
+                    } else {
+                        self.end_value(end);
+                    }
+                    return Ok(end);
+                }
+            }
+        };
+        self.keep_key(is_key, &piece[start..end]);
         Ok(end)
     }
 
@@ -376,11 +374,7 @@ impl<'w> Scanner<'w> {
             (State::AfterValue, b'}') if self.in_object() => self.close(at),
             (State::AfterValue, b']') if !self.in_object() => self.close(at),
             (State::AfterValue, b',') => {
-                self.state = if self.in_object() {
-                    State::Key
-                } else {
-                    State::Value
-                }
+                self.state = if self.in_object() { State::Key } else { State::Value }
             }
             (State::Colon, b':') => {
                 self.state = State::Value;
@@ -450,12 +444,7 @@ impl<'w> Scanner<'w> {
         if self.key.len() > MAX_KEY_BYTES {
             return Ok(());
         }
-        let Some(watched) = self
-            .document
-            .watch
-            .iter()
-            .position(|name| key_equals(&self.key, name))
-        else {
+        let Some(watched) = self.document.watch.iter().position(|name| key_equals(&self.key, name)) else {
             return Ok(());
         };
         if self.document.members.len() == MAX_WATCHED_MEMBERS {
@@ -532,10 +521,7 @@ impl<'w> Scanner<'w> {
     }
 
     fn malformed(&self, at: usize, kind: MalformedKind) -> Malformed {
-        Malformed {
-            offset: self.base + at,
-            kind,
-        }
+        Malformed { offset: self.base + at, kind }
     }
 
     fn unexpected(&self, at: usize, byte: u8) -> Malformed {
@@ -543,17 +529,39 @@ impl<'w> Scanner<'w> {
     }
 }
 
-/// Offset of the first raw control character. Written so that the common answer, none, is found by vector code.
-fn find_control(run: &[u8]) -> Option<usize> {
-    const LANES: usize = 64;
-    let clean = run
-        .chunks(LANES)
-        .all(|lane| lane.iter().fold(u8::MAX, |least, byte| least.min(*byte)) >= 0x20);
-    if clean {
-        None
-    } else {
-        run.iter().position(|byte| *byte < 0x20)
+/// Bytes that stand for themselves in a string.
+const PLAIN: [bool; 256] = {
+    let mut plain = [true; 256];
+    let mut byte = 0;
+    while byte < 0x20 {
+        plain[byte] = false;
+        byte += 1;
     }
+    plain[b'"' as usize] = false;
+    plain[b'\\' as usize] = false;
+    plain
+};
+
+/// Length of the run of string bytes up to the next quote, backslash or end; or where a raw control character stands.
+fn plain_run(rest: &[u8]) -> Result<usize, usize> {
+    /// Runs shorter than this are found sooner by a table than by preparing the vector searches.
+    const SHORT: usize = 16;
+    /// Bytes that one vector comparison takes at the least.
+    const LANES: usize = 64;
+    for (at, byte) in rest.iter().enumerate().take(SHORT) {
+        if !PLAIN[usize::from(*byte)] {
+            return if *byte < 0x20 { Err(at) } else { Ok(at) };
+        }
+    }
+    let Some(tail) = rest.get(SHORT..) else { return Ok(rest.len()) };
+    let run = &tail[..memchr2(b'"', b'\\', tail).unwrap_or(tail.len())];
+    // The common answer, no control character, is found by vector code.
+    let clean =
+        run.chunks(LANES).all(|lane| lane.iter().fold(u8::MAX, |least, byte| least.min(*byte)) >= 0x20);
+    if clean {
+        return Ok(SHORT + run.len());
+    }
+    Err(SHORT + run.iter().position(|byte| *byte < 0x20).unwrap_or_default())
 }
 
 /// Whether a key's raw text, escapes and all, spells `name` (which is ASCII).

@@ -27,7 +27,7 @@ impl<F: FnMut(&[u8]) -> Option<Bytes>> LineEdit for F {
 /// The state of one stream.
 #[derive(Debug)]
 pub struct SseRewriter {
-    needle: memmem::Finder<'static>,
+    needle: &'static memmem::Finder<'static>,
     /// An unfinished line, held until its end comes.
     held: BytesMut,
     /// Inside a line that grew too long: pass on until its end.
@@ -35,13 +35,9 @@ pub struct SseRewriter {
 }
 
 impl SseRewriter {
-    /// A rewriter that looks only at lines with `needle` in them.
-    pub fn new(needle: &'static [u8]) -> Self {
-        Self {
-            needle: memmem::Finder::new(needle),
-            held: BytesMut::new(),
-            skipping: false,
-        }
+    /// A rewriter that looks only at lines with `needle` in them. The search is prepared once for all streams.
+    pub fn new(needle: &'static memmem::Finder<'static>) -> Self {
+        Self { needle, held: BytesMut::new(), skipping: false }
     }
 
     /// Takes the next buffer of the stream and returns what can go on now, which may be empty.

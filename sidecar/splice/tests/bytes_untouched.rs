@@ -66,10 +66,8 @@ fn value_text() -> impl Strategy<Value = String> {
                 format!("[{}]", items.join(","))
             }),
             (proptest::collection::vec((space(), key_text(), space(), inner), 0..5)).prop_map(|members| {
-                let members: Vec<String> = members
-                    .into_iter()
-                    .map(|(a, k, b, v)| format!("{a}{k}{b}:{v}"))
-                    .collect();
+                let members: Vec<String> =
+                    members.into_iter().map(|(a, k, b, v)| format!("{a}{k}{b}:{v}")).collect();
                 format!("{{{}}}", members.join(","))
             }),
         ]
@@ -79,23 +77,14 @@ fn value_text() -> impl Strategy<Value = String> {
 fn members() -> impl Strategy<Value = Vec<Text>> {
     proptest::collection::vec(
         (space(), key_text(), space(), space(), value_text(), space()).prop_map(
-            |(before, key, a, b, value, after)| Text {
-                before,
-                key,
-                colon: format!("{a}:{b}"),
-                value,
-                after,
-            },
+            |(before, key, a, b, value, after)| Text { before, key, colon: format!("{a}:{b}"), value, after },
         ),
         0..7,
     )
 }
 
 fn object(members: &[Text]) -> String {
-    let members: Vec<String> = members
-        .iter()
-        .map(|member| member.with_value(&member.value))
-        .collect();
+    let members: Vec<String> = members.iter().map(|member| member.with_value(&member.value)).collect();
     format!(" {{{}}} ", members.join(","))
 }
 

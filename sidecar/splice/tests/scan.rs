@@ -73,31 +73,19 @@ fn members_are_removed_with_exactly_one_comma() {
         (r#"{ "stream":1 , "n":2 }"#, "{  }"),
         (r#"{"stream":1,"a":2}"#, r#"{"a":2}"#),
         (r#"{"a":2 , "stream":1}"#, r#"{"a":2}"#),
-        (
-            r#"{"a":2,"n":1,"b":3,"stream":4,"c":5}"#,
-            r#"{"a":2,"b":3,"c":5}"#,
-        ),
+        (r#"{"a":2,"n":1,"b":3,"stream":4,"c":5}"#, r#"{"a":2,"b":3,"c":5}"#),
         (r#"{"n":1,"stream":2,"a":3,"n":4,"stream":5}"#, r#"{"a":3}"#),
     ] {
         assert_eq!(edit(text, &remove), expected, "{text}");
     }
-    assert_eq!(
-        edit(r#"{"n":1}"#, &Edits::new().remove("n").set("stream", "true")),
-        r#"{"stream":true}"#
-    );
-    assert_eq!(
-        edit("{ }", &Edits::new().set("n", "1").set("stream", "2")),
-        r#"{"n":1,"stream":2 }"#
-    );
+    assert_eq!(edit(r#"{"n":1}"#, &Edits::new().remove("n").set("stream", "true")), r#"{"stream":true}"#);
+    assert_eq!(edit("{ }", &Edits::new().set("n", "1").set("stream", "2")), r#"{"n":1,"stream":2 }"#);
 }
 
 #[test]
 fn nested_members_of_the_same_name_are_not_touched() {
     let text = r#"{"a":{"stream":true,"n":[{"n":1}]},"b":["stream"],"n":3}"#;
-    assert_eq!(
-        edit(text, &Edits::new().set("n", "4").remove("stream")),
-        text.replace("\"n\":3", "\"n\":4")
-    );
+    assert_eq!(edit(text, &Edits::new().set("n", "4").remove("stream")), text.replace("\"n\":3", "\"n\":4"));
 }
 
 #[test]
@@ -134,10 +122,7 @@ fn a_number_deep_inside_is_set_and_its_parents_are_created_where_asked() {
             r#"{"usage":{"prompt_tokens":5,"prompt_tokens_details":null}}"#,
             Some(r#"{"usage":{"prompt_tokens":5,"prompt_tokens_details":{"cached_tokens":7}}}"#),
         ),
-        (
-            r#"{"usage":{}}"#,
-            Some(r#"{"usage":{"prompt_tokens_details":{"cached_tokens":7}}}"#),
-        ),
+        (r#"{"usage":{}}"#, Some(r#"{"usage":{"prompt_tokens_details":{"cached_tokens":7}}}"#)),
         (r#"{"usage":null}"#, None),
         (r#"{"usage":[]}"#, None),
         ("{}", None),
@@ -146,8 +131,5 @@ fn a_number_deep_inside_is_set_and_its_parents_are_created_where_asked() {
         assert_eq!(set(text, Missing::Create).as_deref(), expected, "{text}");
     }
     assert_eq!(set(r#"{"usage":{}}"#, Missing::Leave), None);
-    assert_eq!(
-        set(r#"{"usage":{"prompt_tokens_details":{}}}"#, Missing::Leave),
-        None
-    );
+    assert_eq!(set(r#"{"usage":{"prompt_tokens_details":{}}}"#, Missing::Leave), None);
 }

@@ -2,18 +2,20 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may stop at what cannot be")]
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
-use kvferry_splice::{MAX_HELD_LINE, SseRewriter};
+use kvferry_splice::{Finder, MAX_HELD_LINE, SseRewriter};
 use proptest::prelude::*;
 
+static NEEDLE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"usage\""));
+
 fn shout(payload: &[u8]) -> Option<Bytes> {
-    payload
-        .starts_with(b"{")
-        .then(|| payload.to_ascii_uppercase().into())
+    payload.starts_with(b"{").then(|| payload.to_ascii_uppercase().into())
 }
 
 fn run(stream: &[u8], sizes: &[usize]) -> Vec<u8> {
-    let mut rewriter = SseRewriter::new(b"\"usage\"");
+    let mut rewriter = SseRewriter::new(&NEEDLE);
     let mut edit = shout;
     let mut out = Vec::new();
     let mut rest = stream;
@@ -31,15 +33,12 @@ fn run(stream: &[u8], sizes: &[usize]) -> Vec<u8> {
 fn only_data_lines_with_the_needle_are_offered() {
     let stream = b": \"usage\" {\n\ndata: {\"a\":1}\n\ndata: {\"usage\":1}\r\n\r\ndata:{\"usage\":2}\n\nevent: \"usage\"\ndata: [\"usage\"]\n\ndata: [DONE]\n\ndata: {\"usage\":3}";
     let expected = b": \"usage\" {\n\ndata: {\"a\":1}\n\ndata: {\"USAGE\":1}\r\n\r\ndata:{\"USAGE\":2}\n\nevent: \"usage\"\ndata: [\"usage\"]\n\ndata: [DONE]\n\ndata: {\"USAGE\":3}";
-    assert_eq!(
-        String::from_utf8_lossy(&run(stream, &[stream.len()])),
-        String::from_utf8_lossy(expected)
-    );
+    assert_eq!(String::from_utf8_lossy(&run(stream, &[stream.len()])), String::from_utf8_lossy(expected));
 }
 
 #[test]
 fn a_frame_without_the_needle_is_the_same_buffer() {
-    let mut rewriter = SseRewriter::new(b"\"usage\"");
+    let mut rewriter = SseRewriter::new(&NEEDLE);
     let frame = Bytes::from_static(b"data: {\"choices\":[]}\n\n");
     let out = rewriter.push(frame.clone(), &mut shout);
     assert_eq!(out.as_ptr(), frame.as_ptr(), "the frame was copied");
@@ -48,7 +47,7 @@ fn a_frame_without_the_needle_is_the_same_buffer() {
 
 #[test]
 fn whole_lines_go_on_at_once_and_only_the_broken_one_waits() {
-    let mut rewriter = SseRewriter::new(b"\"usage\"");
+    let mut rewriter = SseRewriter::new(&NEEDLE);
     let mut push = |text: &'static str| rewriter.push(Bytes::from_static(text.as_bytes()), &mut shout);
     assert_eq!(push("data: a\n\ndata: {\"us"), "data: a\n\n");
     assert_eq!(push("age\":1}"), "");
@@ -58,10 +57,8 @@ fn whole_lines_go_on_at_once_and_only_the_broken_one_waits() {
 
 #[test]
 fn an_endless_line_is_passed_on_unedited_and_bounded() {
-    let mut rewriter = SseRewriter::new(b"\"usage\"");
-    let mut out = rewriter
-        .push(Bytes::from_static(b"data: {\"usage\":\""), &mut shout)
-        .to_vec();
+    let mut rewriter = SseRewriter::new(&NEEDLE);
+    let mut out = rewriter.push(Bytes::from_static(b"data: {\"usage\":\""), &mut shout).to_vec();
     let mut sent = b"data: {\"usage\":\"".to_vec();
     for _ in 0..(2 * MAX_HELD_LINE / 4096) {
         let piece = Bytes::from(vec![b'x'; 4096]);

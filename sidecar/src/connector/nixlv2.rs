@@ -68,10 +68,7 @@ impl Connector for NixlV2 {
 
     fn read_prefill(&self, api: Api, answer: &Bytes) -> Result<PrefillAnswer, Malformed> {
         let document = scan(answer, &[KV])?;
-        let kv = document
-            .value(KV)
-            .map(|range| answer.slice(range))
-            .filter(|kv| &kv[..] != b"null");
+        let kv = document.value(KV).map(|range| answer.slice(range)).filter(|kv| &kv[..] != b"null");
         let path: &[&str] = match api {
             Api::Responses => &["usage", "input_tokens_details", "cached_tokens"],
             _ => &["usage", "prompt_tokens_details", "cached_tokens"],
@@ -96,10 +93,7 @@ impl Connector for NixlV2 {
         body.extend_from_slice(b"\",\"prompt\":[0],\"max_tokens\":1,\"kv_transfer_params\":");
         body.extend_from_slice(&kv.0);
         body.push(b'}');
-        ReleaseRequest {
-            path: Api::Completions.path(),
-            body: body.into(),
-        }
+        ReleaseRequest { path: Api::Completions.path(), body: body.into() }
     }
 }
 

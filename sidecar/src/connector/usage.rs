@@ -3,8 +3,10 @@
 //! The decode engine finds the whole prompt in the KV it received and reports it as cached. What the client should see
 //! is how much *prefill* found in its cache, so that number replaces the decode engine's (spec/sidecar.md 3.1 and 14).
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
-use kvferry_splice::{Missing, set_path};
+use kvferry_splice::{Finder, Missing, set_path};
 
 use crate::request::route::Api;
 
@@ -17,7 +19,10 @@ pub struct UsageEdit {
 
 impl UsageEdit {
     /// What the edit looks for before it looks closer: frames without it are passed on unread.
-    pub const NEEDLE: &'static [u8] = b"\"usage\"";
+    pub fn needle() -> &'static Finder<'static> {
+        static NEEDLE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"usage\""));
+        &NEEDLE
+    }
 
     /// `None` where the API's usage has no such number to set (Anthropic messages).
     pub fn new(api: Api, cached_tokens: u64) -> Option<Self> {
@@ -28,12 +33,9 @@ impl UsageEdit {
     pub fn apply(self, json: &[u8]) -> Option<Bytes> {
         let number = self.cached_tokens.to_string();
         match self.api {
-            Api::ChatCompletions | Api::Completions | Api::VllmGenerate => set_path(
-                json,
-                &["usage", "prompt_tokens_details", "cached_tokens"],
-                &number,
-                Missing::Create,
-            ),
+            Api::ChatCompletions | Api::Completions | Api::VllmGenerate => {
+                set_path(json, &["usage", "prompt_tokens_details", "cached_tokens"], &number, Missing::Create)
+            }
             // Events of a stream wrap the response; a whole answer is the response. Only a number that is there is
             // replaced, since this schema is not ours to extend.
             Api::Responses => {

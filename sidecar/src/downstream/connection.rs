@@ -6,13 +6,15 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Response, Version};
 use http_body::{Body, Frame, SizeHint};
-use hyper::service::service_fn;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -23,8 +25,13 @@ use crate::exchange::AnswerBody;
 use crate::service;
 use crate::worker::Worker;
 
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
 /// Largest request head in bytes (spec/sidecar.md 5). Also bounds how much of a body is read ahead.
 const MAX_HEAD: u32 = 1024 * 1024;
+
+/// Most header fields of an HTTP/1.1 request. Gateways and tracing add dozens; the sidecar we replace counts bytes only.
+const MAX_FIELDS: usize = 512;
 
 /// Requests in one HTTP/2 connection at once; a gateway opens another connection for more.
 const MAX_STREAMS: u32 = 1024;
@@ -41,20 +48,10 @@ pub async fn serve(
     let watched = dog.watch();
     let waiting = Arc::new(Waiting::default());
     let activity = Arc::clone(&watched.activity);
-    let io = ClientIo {
-        stream,
-        activity: Arc::clone(&activity),
-        waiting: Arc::clone(&waiting),
-        clean: true,
-        read: 0,
-    };
+    let io = ClientIo { stream, activity: Arc::clone(&activity), waiting: Arc::clone(&waiting), clean: true };
 
-    let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
+    let service = service_fn(|request: http::Request<Incoming>| {
         let (worker, waiting, serving) = (Arc::clone(&worker), Arc::clone(&waiting), activity.begin());
-        let framed = request.version() == Version::HTTP_2;
-        if framed {
-            activity.is_framed();
-        }
         let takes_interim = request.version() == Version::HTTP_11;
         async move {
             let interim = if takes_interim {
@@ -63,37 +60,101 @@ pub async fn serve(
             } else {
                 None
             };
-            let response = service::serve(worker, client.ip(), interim, request).await;
-            Ok::<Response<ServedBody>, Infallible>(response.map(|body| ServedBody {
-                body,
-                _serving: serving,
-            }))
+            // Boxed: the HTTP library keeps room for this future as long as the connection lives, so it had better be
+            // small. What serving needs is given back when the answer begins to flow.
+            let response = Box::pin(service::serve(worker, client.ip(), interim, request)).await;
+            Ok::<Response<ServedBody>, Infallible>(
+                response.map(|body| ServedBody { body, _serving: serving }),
+            )
         }
     });
 
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    // The watchdog bounds how long heads take; the library's own timer would be set for every request and would end
-    // idle connections much too early.
-    builder
-        .http1()
-        .header_read_timeout(None)
-        .max_buf_size(MAX_HEAD as usize);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_header_list_size(MAX_HEAD)
-        .max_concurrent_streams(MAX_STREAMS)
-        .adaptive_window(true);
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), service);
-    tokio::pin!(connection);
     let late = watched.end();
+    let framed = tokio::select! {
+        framed = speaks_http2(&io.stream) => framed,
+        () = late.cancelled() => return,
+        () = drain.cancelled() => return,
+    };
+    if framed {
+        activity.is_framed();
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .max_header_list_size(MAX_HEAD)
+            .max_concurrent_streams(MAX_STREAMS)
+            .adaptive_window(true);
+        drive(builder.serve_connection(TokioIo::new(io), service), late, drain, abort).await;
+    } else {
+        // The watchdog bounds how long heads take; the library's own timer would be set for every request and would end
+        // idle connections much too early.
+        let mut builder = http1::Builder::new();
+        builder.header_read_timeout(None).max_buf_size(MAX_HEAD as usize).max_header_size(MAX_HEAD as usize);
+        builder.max_headers(MAX_FIELDS);
+        let connection = builder.serve_connection(TokioIo::new(io), service).with_upgrades();
+        drive(connection, late, drain, abort).await;
+    }
+}
 
+/// Whether the client begins with HTTP/2's preface: no method of HTTP/1 starts like it.
+///
+/// The bytes are only looked at. Taken out and handed to the HTTP library as a first small read they would make it double
+/// its buffer, on every connection.
+async fn speaks_http2(stream: &TcpStream) -> bool {
+    /// Between two looks at a client that sends its first three bytes one by one.
+    const PAUSE: Duration = Duration::from_millis(5);
+    let mut first = [0; 3];
+    loop {
+        match stream.peek(&mut first).await {
+            Ok(read) if read > 0 && read < first.len() && b"PRI".starts_with(&first[..read]) => {
+                tokio::time::sleep(PAUSE).await;
+            }
+            Ok(read) => return read == first.len() && &first == b"PRI",
+            // The library will meet the same error.
+            Err(_) => return false,
+        }
+    }
+}
+
+/// A connection that can be asked to end after what it is doing.
+trait Graceful: Future {
+    fn finish(self: Pin<&mut Self>);
+}
+
+impl<S> Graceful for http1::UpgradeableConnection<TokioIo<ClientIo>, S>
+where
+    S: HttpService<Incoming, ResBody = ServedBody>,
+    S::Error: Into<BoxError>,
+{
+    fn finish(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+impl<S> Graceful for http2::Connection<TokioIo<ClientIo>, S, TokioExecutor>
+where
+    S: HttpService<Incoming, ResBody = ServedBody>,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+{
+    fn finish(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+/// Runs a connection to its end, or until it is to end.
+async fn drive(
+    connection: impl Graceful,
+    late: CancellationToken,
+    drain: CancellationToken,
+    abort: CancellationToken,
+) {
+    tokio::pin!(connection);
     tokio::select! {
         // A broken connection concerns nobody else; what it carried was dropped, and that is how requests learn of it.
         _ = &mut connection => return,
         () = late.cancelled() => return,
         () = abort.cancelled() => return,
-        () = drain.cancelled() => connection.as_mut().graceful_shutdown(),
+        () = drain.cancelled() => connection.as_mut().finish(),
     }
     tokio::select! {
         _ = &mut connection => {}
@@ -110,7 +171,7 @@ struct ServedBody {
 
 impl Body for ServedBody {
     type Data = Bytes;
-    type Error = Box<dyn std::error::Error + Send + Sync>;
+    type Error = BoxError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
@@ -135,8 +196,6 @@ struct ClientIo {
     waiting: Arc<Waiting>,
     /// The HTTP library has nothing left to write: the last thing it did was flush.
     clean: bool,
-    /// Bytes read, up to the length of HTTP/2's preface.
-    read: usize,
 }
 
 impl ClientIo {
@@ -172,16 +231,10 @@ impl AsyncRead for ClientIo {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        let new = &buf.filled()[before..];
-        if !new.is_empty() {
+        if buf.filled().len() > before {
             self.activity.heard();
-            if self.read == 0 && new.len() >= PREFACE.len() && new.starts_with(PREFACE) {
-                self.activity.is_framed();
-            }
-            self.read = (self.read + new.len()).min(PREFACE.len());
         }
         Poll::Ready(Ok(()))
     }

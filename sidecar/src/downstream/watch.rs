@@ -41,11 +41,7 @@ pub(super) struct Activity {
 
 impl Default for Watchdog {
     fn default() -> Self {
-        Self {
-            start: Instant::now(),
-            connections: Mutex::default(),
-            serial: AtomicU64::new(0),
-        }
+        Self { start: Instant::now(), connections: Mutex::default(), serial: AtomicU64::new(0) }
     }
 }
 
@@ -62,11 +58,7 @@ impl Watchdog {
         });
         let key = self.serial.fetch_add(1, Ordering::Relaxed);
         self.lock().insert(key, Arc::clone(&activity));
-        Watched {
-            dog: Arc::clone(self),
-            key,
-            activity,
-        }
+        Watched { dog: Arc::clone(self), key, activity }
     }
 
     /// Ends what is over its limit. Call it every second.
@@ -97,8 +89,7 @@ impl Activity {
     /// Bytes came from the client.
     pub(super) fn heard(&self) {
         if self.active.load(Ordering::Relaxed) == 0 && !self.heard.swap(true, Ordering::Relaxed) {
-            self.idle_since
-                .store(millis(self.start.elapsed()), Ordering::Relaxed);
+            self.idle_since.store(millis(self.start.elapsed()), Ordering::Relaxed);
         }
     }
 
@@ -139,9 +130,7 @@ pub(super) struct Serving(Arc<Activity>);
 impl Drop for Serving {
     fn drop(&mut self) {
         let activity = &self.0;
-        activity
-            .idle_since
-            .store(millis(activity.start.elapsed()), Ordering::Relaxed);
+        activity.idle_since.store(millis(activity.start.elapsed()), Ordering::Relaxed);
         activity.heard.store(false, Ordering::Relaxed);
         activity.active.fetch_sub(1, Ordering::Relaxed);
     }
@@ -163,20 +152,11 @@ mod tests {
     fn silence_and_slow_heads_have_limits_and_work_has_none() {
         let watched = Arc::new(Watchdog::default()).watch();
         let activity = &watched.activity;
-        assert!(
-            !late_after(activity, 29) && late_after(activity, 31),
-            "connected, but said nothing"
-        );
+        assert!(!late_after(activity, 29) && late_after(activity, 31), "connected, but said nothing");
         let serving = activity.begin();
-        assert!(
-            !late_after(activity, 100_000),
-            "a request may take as long as it takes"
-        );
+        assert!(!late_after(activity, 100_000), "a request may take as long as it takes");
         drop(serving);
-        assert!(
-            !late_after(activity, 299) && late_after(activity, 302),
-            "idle between requests"
-        );
+        assert!(!late_after(activity, 299) && late_after(activity, 302), "idle between requests");
         activity.heard();
         assert!(late_after(activity, 32), "the next head has begun");
         activity.is_framed();

@@ -18,6 +18,9 @@ use crate::connector::UsageEdit;
 use crate::record::Record;
 use crate::upstream::Lease;
 
+/// The outcome of a stream that began with an error event. Whatever follows in it proves nothing about the KV.
+const ERROR_EVENT: &str = "decode_error_event";
+
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The body of a response to the client.
@@ -25,11 +28,7 @@ pub struct AnswerBody(Kind);
 
 enum Kind {
     /// Known from the start.
-    Full {
-        data: Option<Bytes>,
-        trailers: Option<HeaderMap>,
-        _record: Option<Record>,
-    },
+    Full { data: Option<Bytes>, trailers: Option<HeaderMap>, _record: Option<Record> },
     /// An engine's body, passed on unread.
     Plain(Plain),
     /// The decode engine's answer of a disaggregated request.
@@ -51,29 +50,17 @@ impl WholeBody {
 impl AnswerBody {
     /// These bytes.
     pub fn full(data: Bytes) -> Self {
-        Self(Kind::Full {
-            data: Some(data),
-            trailers: None,
-            _record: None,
-        })
+        Self(Kind::Full { data: Some(data), trailers: None, _record: None })
     }
 
     pub(super) fn whole(body: WholeBody, mut record: Record) -> Self {
         record.sent(body.data.len());
-        Self(Kind::Full {
-            data: Some(body.data),
-            trailers: body.trailers,
-            _record: Some(record),
-        })
+        Self(Kind::Full { data: Some(body.data), trailers: body.trailers, _record: Some(record) })
     }
 
     /// An engine's body as it is. The connection is kept when it ended well.
     pub fn plain(body: Incoming, lease: Lease, record: Option<Record>) -> Self {
-        Self(Kind::Plain(Plain {
-            body,
-            lease: Some(lease),
-            record,
-        }))
+        Self(Kind::Plain(Plain { body, lease: Some(lease), record }))
     }
 
     /// A successful decode answer; `headers` are corrected for what is done to it.
@@ -83,10 +70,7 @@ impl AnswerBody {
             .is_some_and(|kind| memchr::memmem::find(kind.as_bytes(), b"text/event-stream").is_some());
         let rewrite = UsageEdit::new(run.api(), run.cached_tokens())
             .filter(|_| sse)
-            .map(|edit| Rewrite {
-                sse: SseRewriter::new(UsageEdit::NEEDLE),
-                edit,
-            });
+            .map(|edit| Rewrite { sse: SseRewriter::new(UsageEdit::needle()), edit });
         let mut inflater = None;
         if rewrite.is_some() {
             if is_gzip(headers) {
@@ -95,9 +79,7 @@ impl AnswerBody {
             }
             headers.remove(CONTENT_LENGTH);
         }
-        let timer = run
-            .wake_at()
-            .map(|at| Box::pin(tokio::time::sleep_until(at.into())));
+        let timer = run.wake_at().map(|at| Box::pin(tokio::time::sleep_until(at.into())));
         Self(Kind::Streamed(Box::new(Streamed {
             body,
             lease: Some(lease),
@@ -181,10 +163,8 @@ impl Streamed {
             self.timer = None;
             for command in self.run.handle(Event::Tick) {
                 if let Command::BreakAnswer(_) = command {
-                    return self.broken(
-                        "request_timeout",
-                        "the request took longer than --request-timeout".into(),
-                    );
+                    return self
+                        .broken("request_timeout", "the request took longer than --request-timeout".into());
                 }
             }
         }
@@ -248,8 +228,8 @@ impl Streamed {
             // A comment is only a sign of life; the engine may not have looked at the KV yet.
         } else if self.sse && ERRORS.iter().any(|error| data.starts_with(error)) {
             // vLLM tells of KV that it could not pull inside a 200.
-            self.run.record.outcome = "decode_error_event";
-        } else {
+            self.run.record.outcome = ERROR_EVENT;
+        } else if self.run.record.outcome != ERROR_EVENT {
             self.run.handle(Event::DecodeProduced);
         }
     }
@@ -281,13 +261,10 @@ impl Streamed {
         if let Some(lease) = self.lease.take() {
             lease.recycle();
         }
-        let held = self
-            .rewrite
-            .as_mut()
-            .map_or(Bytes::new(), |Rewrite { sse, edit }| {
-                let edit = *edit;
-                sse.finish(&mut |payload: &[u8]| edit.apply(payload))
-            });
+        let held = self.rewrite.as_mut().map_or(Bytes::new(), |Rewrite { sse, edit }| {
+            let edit = *edit;
+            sse.finish(&mut |payload: &[u8]| edit.apply(payload))
+        });
         if held.is_empty() {
             return trailers;
         }
@@ -339,9 +316,9 @@ impl Body for AnswerBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            Kind::Full {
-                data, trailers: None, ..
-            } => SizeHint::with_exact(data.as_ref().map_or(0, |data| data.len() as u64)),
+            Kind::Full { data, trailers: None, .. } => {
+                SizeHint::with_exact(data.as_ref().map_or(0, |data| data.len() as u64))
+            }
             Kind::Plain(plain) => plain.body.size_hint(),
             // Without an edit every byte goes through, so what the engine announced still holds.
             Kind::Streamed(streamed) if streamed.rewrite.is_none() => streamed.body.size_hint(),

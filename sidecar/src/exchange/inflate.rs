@@ -45,10 +45,7 @@ pub(super) struct Inflater {
 
 impl Inflater {
     pub(super) fn new() -> Self {
-        Self {
-            decoder: flate2::write::MultiGzDecoder::new(Vec::new()),
-            waiting: Bytes::new(),
-        }
+        Self { decoder: flate2::write::MultiGzDecoder::new(Vec::new()), waiting: Bytes::new() }
     }
 
     /// Takes the next compressed buffer; the last one must have been used up by [`Self::step`].

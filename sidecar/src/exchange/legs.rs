@@ -91,22 +91,10 @@ pub(super) enum DecodeEnd {
 
 pub(super) async fn prefill(worker: Arc<Worker>, request: Arc<LegRequest>) -> PrefillEnd {
     let target = request.target.to_string();
-    let failed = |how| {
-        PrefillEnd::Failed(Error::LegBroken {
-            leg: Leg::Prefill,
-            target: target.clone(),
-            how,
-        })
-    };
-    let body = worker
-        .settings
-        .connector
-        .prefill_body(request.api, &request.intake);
-    let sent = match worker
-        .upstream
-        .send(&request.target, || request.to(body.clone()))
-        .await
-    {
+    let failed =
+        |how| PrefillEnd::Failed(Error::LegBroken { leg: Leg::Prefill, target: target.clone(), how });
+    let body = worker.settings.connector.prefill_body(request.api, &request.intake);
+    let sent = match worker.upstream.send(&request.target, || request.to(body.clone())).await {
         Ok(sent) => sent,
         Err(how) => return failed(how),
     };
@@ -117,19 +105,13 @@ pub(super) async fn prefill(worker: Arc<Worker>, request: Arc<LegRequest>) -> Pr
     let (answer, _) = match collect(body, MAX_PREFILL_ANSWER).await {
         Ok(whole) => whole,
         Err(Uncollected::TooLarge) => {
-            return PrefillEnd::Failed(Error::PrefillTooLarge {
-                limit: MAX_PREFILL_ANSWER,
-            });
+            return PrefillEnd::Failed(Error::PrefillTooLarge { limit: MAX_PREFILL_ANSWER });
         }
         Err(Uncollected::Broken(how)) => return failed(how),
     };
     sent.lease.recycle();
-    let invalid = |detail: String| {
-        PrefillEnd::Failed(Error::PrefillNotJson {
-            target: target.clone(),
-            detail,
-        })
-    };
+    let invalid =
+        |detail: String| PrefillEnd::Failed(Error::PrefillNotJson { target: target.clone(), detail });
     let answer = if is_gzip(&head.headers) {
         match inflate(&answer, MAX_PREFILL_ANSWER) {
             Ok(plain) => plain,
@@ -151,17 +133,9 @@ pub(super) async fn decode(
     cached_tokens: u64,
 ) -> DecodeEnd {
     let decoder = &worker.settings.decoder;
-    let failed = |how| {
-        DecodeEnd::Failed(Error::LegBroken {
-            leg: Leg::Decode,
-            target: decoder.to_string(),
-            how,
-        })
-    };
-    let body = worker
-        .settings
-        .connector
-        .decode_body(&request.intake, kv.as_ref());
+    let failed =
+        |how| DecodeEnd::Failed(Error::LegBroken { leg: Leg::Decode, target: decoder.to_string(), how });
+    let body = worker.settings.connector.decode_body(&request.intake, kv.as_ref());
     let sent = worker
         .upstream
         .send(decoder, || {
@@ -187,9 +161,7 @@ pub(super) async fn decode(
     let (whole, trailers) = match collect(body, MAX_WHOLE_ANSWER).await {
         Ok(whole) => whole,
         Err(Uncollected::TooLarge) => {
-            return failed(Broken::Other(format!(
-                "its answer is larger than {MAX_WHOLE_ANSWER} bytes"
-            )));
+            return failed(Broken::Other(format!("its answer is larger than {MAX_WHOLE_ANSWER} bytes")));
         }
         Err(Uncollected::Broken(how)) => return failed(how),
     };
@@ -241,28 +213,21 @@ pub(super) async fn release(
         .await;
     let Ok(sent) = sent else { return false };
     let status = sent.response.status();
-    if collect(sent.response.into_body(), MAX_PREFILL_ANSWER)
-        .await
-        .is_ok()
-    {
+    if collect(sent.response.into_body(), MAX_PREFILL_ANSWER).await.is_ok() {
         sent.lease.recycle();
     }
     // The request is made to be refused by the model's name (404, on some versions 400). Anything else never got as far
     // as the engine's clean-up.
-    matches!(
-        status,
-        http::StatusCode::NOT_FOUND | http::StatusCode::BAD_REQUEST
-    )
+    matches!(status, http::StatusCode::NOT_FOUND | http::StatusCode::BAD_REQUEST)
 }
 
 /// Whether this answer is one JSON text that can be held to correct its usage. Nobody can read half of it, so holding
 /// it costs no time, and an engine that dies half-way becomes a clear error.
 fn is_whole_json(response: &Response<Incoming>) -> bool {
-    let json = response.headers().get(CONTENT_TYPE).is_some_and(|kind| {
-        kind.as_bytes()
-            .to_ascii_lowercase()
-            .starts_with(b"application/json")
-    });
+    let json = response
+        .headers()
+        .get(CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().to_ascii_lowercase().starts_with(b"application/json"));
     json && response.body().size_hint().lower() <= MAX_WHOLE_ANSWER as u64
 }
 

@@ -17,6 +17,7 @@ use super::legs::{DecodeEnd, LegRequest, PrefillEnd, decode, prefill, release};
 use crate::connector::KvParams;
 use crate::error::{Broken, Error};
 use crate::record::Record;
+use crate::request::headers::unshared;
 use crate::upstream::Sent;
 use crate::worker::Worker;
 
@@ -79,7 +80,7 @@ impl Run {
     pub(super) fn start(worker: Arc<Worker>, request: LegRequest, mut record: Record) -> Self {
         let (core, commands) = Handoff::start(worker.settings.limits, worker.now());
         record.target = request.target.to_string();
-        record.request_id = request.id();
+        record.request_id = request.id().as_ref().map(unshared);
         let mut state = State {
             core,
             task: None,
@@ -87,30 +88,20 @@ impl Run {
             kv: None,
             cached_tokens: 0,
             brought: None,
-            id: request.id(),
-            authorization: request.headers.get(http::header::AUTHORIZATION).cloned(),
+            id: record.request_id.clone(),
+            authorization: request.headers.get(http::header::AUTHORIZATION).map(unshared),
             prefill_target: record.target.clone(),
             request: Some(Arc::new(request)),
             worker,
         };
         let reply = state.follow(commands, &mut record);
-        debug_assert!(
-            reply.is_none(),
-            "nothing can be answered before anything happened"
-        );
-        Self {
-            state: Some(state),
-            record,
-        }
+        debug_assert!(reply.is_none(), "nothing can be answered before anything happened");
+        Self { state: Some(state), record }
     }
 
     /// Waits for the next event and follows what the core makes of it. Returns the answer when there is one.
     pub(super) async fn step(&mut self) -> Option<Reply> {
-        self.state
-            .as_mut()
-            .expect("only a finished run has no state")
-            .step(&mut self.record)
-            .await
+        self.state.as_mut().expect("only a finished run has no state").step(&mut self.record).await
     }
 
     /// Takes an event that the answer's body saw.
@@ -121,9 +112,7 @@ impl Run {
 
     /// Where the request is.
     pub(super) fn stage(&self) -> Stage {
-        self.state
-            .as_ref()
-            .map_or(Stage::Done, |state| state.core.stage())
+        self.state.as_ref().map_or(Stage::Done, |state| state.core.stage())
     }
 
     /// When to come back with a tick.
@@ -302,10 +291,7 @@ impl State {
                 Command::Release => {
                     let (id, authorization) = (self.id.clone(), self.authorization.clone());
                     let worker = Arc::clone(&self.worker);
-                    let kv = self
-                        .kv
-                        .as_ref()
-                        .expect("KV is released only after prefill handed it out");
+                    let kv = self.kv.as_ref().expect("KV is released only after prefill handed it out");
                     let request = worker.settings.connector.release(kv);
                     self.run(
                         async move { TaskEnd::Release(release(worker, request, id, authorization).await) },
@@ -313,11 +299,8 @@ impl State {
                 }
                 Command::CancelPrefill | Command::CancelDecode | Command::CancelRelease => self.task = None,
                 Command::AnswerPrefill | Command::AnswerDecode => {
-                    let refused = if command == Command::AnswerPrefill {
-                        "prefill_refused"
-                    } else {
-                        "decode_refused"
-                    };
+                    let refused =
+                        if command == Command::AnswerPrefill { "prefill_refused" } else { "decode_refused" };
                     reply = self.brought.take().map(|brought| match brought {
                         Brought::Sent(sent) if sent.response.status().is_success() => Reply::Stream(sent),
                         Brought::Sent(sent) => Reply::Refused(sent, refused),
@@ -339,11 +322,7 @@ impl State {
     }
 
     fn request(&self) -> Arc<LegRequest> {
-        Arc::clone(
-            self.request
-                .as_ref()
-                .expect("the request is kept until the decode leg is sent"),
-        )
+        Arc::clone(self.request.as_ref().expect("the request is kept until the decode leg is sent"))
     }
 
     fn error(&mut self, cause: Cause) -> Error {
@@ -352,20 +331,13 @@ impl State {
         match cause {
             Cause::Failed(leg) => match self.brought.take() {
                 Some(Brought::Error(error)) => error,
-                _ => Error::LegBroken {
-                    leg,
-                    target: self.target(leg),
-                    how: Broken::Closed,
-                },
+                _ => Error::LegBroken { leg, target: self.target(leg), how: Broken::Closed },
             },
             Cause::PrefillTimeout => Error::PrefillTimeout {
                 target: self.prefill_target.clone(),
                 limit_ms: limit_ms(limits.prefill),
             },
-            Cause::RequestTimeout(leg) => Error::RequestTimeout {
-                leg,
-                limit_ms: limit_ms(limits.request),
-            },
+            Cause::RequestTimeout(leg) => Error::RequestTimeout { leg, limit_ms: limit_ms(limits.request) },
         }
     }
 

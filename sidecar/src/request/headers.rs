@@ -37,31 +37,18 @@ impl Routing {
 /// The old spelling wins if it is there at all. One line is a comma list; several lines are the list themselves and are
 /// not split further.
 fn candidates(headers: &HeaderMap, header: RoutingHeader) -> Vec<String> {
-    let name = if headers.contains_key(header.old) {
-        header.old
-    } else {
-        header.new
-    };
-    let mut lines = headers
-        .get_all(name)
-        .iter()
-        .map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let name = if headers.contains_key(header.old) { header.old } else { header.new };
+    let mut lines = headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
     let (first, second) = (lines.next(), lines.next());
     let Some(first) = first else { return Vec::new() };
     let list: Vec<String> = match second {
         None => first.split(',').map(|entry| entry.trim().to_owned()).collect(),
-        Some(second) => [first, second]
-            .into_iter()
-            .chain(lines)
-            .map(|entry| entry.trim().to_owned())
-            .collect(),
+        Some(second) => {
+            [first, second].into_iter().chain(lines).map(|entry| entry.trim().to_owned()).collect()
+        }
     };
     // The primary decides: an empty first entry means that nobody was chosen.
-    if list.first().is_none_or(String::is_empty) {
-        Vec::new()
-    } else {
-        list
-    }
+    if list.first().is_none_or(String::is_empty) { Vec::new() } else { list }
 }
 
 /// Removes what belongs to one hop only (RFC 9110, section 7.6.1), except `te: trailers`, which asks for something that
@@ -83,23 +70,16 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap, keep_upgrade: bool) {
             headers.remove(CONNECTION);
         }
     }
-    for name in [
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION,
-        TRANSFER_ENCODING,
-    ] {
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TRANSFER_ENCODING] {
         headers.remove(name);
     }
     if !keep_upgrade {
         headers.remove(UPGRADE);
     }
     if let Some(te) = headers.get(TE) {
-        let trailers = te.to_str().is_ok_and(|te| {
-            te.split(',')
-                .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
-        });
+        let trailers = te
+            .to_str()
+            .is_ok_and(|te| te.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers")));
         headers.remove(TE);
         if trailers {
             headers.insert(TE, HeaderValue::from_static("trailers"));
@@ -132,16 +112,9 @@ pub fn asks_upgrade(headers: &HeaderMap) -> bool {
 pub fn forwarded_for(headers: &mut HeaderMap, client: IpAddr) {
     // Dual-stack listeners see IPv4 clients as mapped addresses; say what the client would say of itself.
     let client = client.to_canonical().to_string();
-    let before: Vec<&str> = headers
-        .get_all(&X_FORWARDED_FOR)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .collect();
-    let list = if before.is_empty() {
-        client
-    } else {
-        format!("{}, {client}", before.join(", "))
-    };
+    let before: Vec<&str> =
+        headers.get_all(&X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
+    let list = if before.is_empty() { client } else { format!("{}, {client}", before.join(", ")) };
     if let Ok(list) = HeaderValue::from_str(&list) {
         headers.insert(X_FORWARDED_FOR, list);
     }
@@ -152,6 +125,12 @@ pub fn one_request_id(headers: &mut HeaderMap) -> Option<HeaderValue> {
     let first = headers.get(X_REQUEST_ID).filter(|id| !id.is_empty()).cloned()?;
     headers.insert(X_REQUEST_ID, first.clone());
     Some(first)
+}
+
+/// The same value in a buffer of its own. A header value is a slice of the buffer that its whole head was read into, and
+/// would keep that alive for as long as the answer flows.
+pub fn unshared(value: &HeaderValue) -> HeaderValue {
+    HeaderValue::from_bytes(value.as_bytes()).expect("the bytes of a header value are a header value")
 }
 
 /// Gives the request an id of ours if it came without one.
@@ -165,13 +144,15 @@ pub fn ensure_request_id(headers: &mut HeaderMap) -> HeaderValue {
     })
 }
 
-/// Upstream sees the host that the client asked for. HTTP/2 clients name it in the URI.
+/// Upstream sees the host that the client asked for. An authority in the target overrides the field (RFC 9112, section
+/// 3.2.2); HTTP/2 clients have nothing else.
 pub fn ensure_host(headers: &mut HeaderMap, authority: Option<&Authority>, otherwise: &str) {
-    if !headers.contains_key(HOST) {
-        let host = authority.map_or(otherwise, Authority::as_str);
-        if let Ok(host) = HeaderValue::from_str(host) {
-            headers.insert(HOST, host);
-        }
+    if authority.is_none() && headers.contains_key(HOST) {
+        return;
+    }
+    let host = authority.map_or(otherwise, Authority::as_str);
+    if let Ok(host) = HeaderValue::from_str(host) {
+        headers.insert(HOST, host);
     }
 }
 
@@ -248,17 +229,10 @@ mod tests {
 
     #[test]
     fn an_upgrade_keeps_its_two_headers() {
-        let mut headers = map(&[
-            ("connection", "Upgrade"),
-            ("upgrade", "websocket"),
-            ("keep-alive", "1"),
-        ]);
+        let mut headers = map(&[("connection", "Upgrade"), ("upgrade", "websocket"), ("keep-alive", "1")]);
         assert!(asks_upgrade(&headers));
         strip_hop_by_hop(&mut headers, true);
-        assert_eq!(
-            headers,
-            map(&[("connection", "Upgrade"), ("upgrade", "websocket")])
-        );
+        assert_eq!(headers, map(&[("connection", "Upgrade"), ("upgrade", "websocket")]));
         assert!(!asks_upgrade(&map(&[("upgrade", "websocket")])));
     }
 

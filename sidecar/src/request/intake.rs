@@ -74,10 +74,7 @@ impl Intake {
             whole.push(data);
         }
         let document = scanner.finish()?;
-        Ok(Self {
-            body: whole.finish(),
-            document,
-        })
+        Ok(Self { body: whole.finish(), document })
     }
 }
 

@@ -41,10 +41,8 @@ impl Api {
 
     /// Its path, clean.
     pub fn path(self) -> &'static str {
-        let (path, _) = Self::ROUTES
-            .iter()
-            .find(|(_, api)| *api == self)
-            .expect("every API has a row in ROUTES");
+        let (path, _) =
+            Self::ROUTES.iter().find(|(_, api)| *api == self).expect("every API has a row in ROUTES");
         path
     }
 }
@@ -143,15 +141,7 @@ mod tests {
 
     #[test]
     fn everything_else_passes_and_unclean_paths_are_redirected() {
-        for path in [
-            "/v1/embeddings",
-            "/v1/models",
-            "/metrics",
-            "/healthz",
-            "/",
-            "/a/b/",
-            "/health/",
-        ] {
+        for path in ["/v1/embeddings", "/v1/models", "/metrics", "/healthz", "/", "/a/b/", "/health/"] {
             assert_eq!(route("POST", path), Route::Passthrough, "{path}");
         }
         assert_eq!(route("GET", "/health"), Route::Health);

@@ -43,10 +43,7 @@ async fn addresses(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, Broken> {
     let port = endpoint.port();
     if endpoint.host() == "localhost" {
         // The engine in our own pod: no resolver between us, and either family will do.
-        return Ok(vec![
-            (Ipv4Addr::LOCALHOST, port).into(),
-            (Ipv6Addr::LOCALHOST, port).into(),
-        ]);
+        return Ok(vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]);
     }
     if let Ok(ip) = endpoint.host().parse::<IpAddr>() {
         return Ok(vec![(ip, port).into()]);

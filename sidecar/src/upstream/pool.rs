@@ -35,10 +35,7 @@ struct Idle {
 impl Pool {
     /// Keeps at most `max_idle` connections to each engine.
     pub fn new(max_idle: usize) -> Self {
-        Self {
-            idle: Mutex::default(),
-            max_idle,
-        }
+        Self { idle: Mutex::default(), max_idle }
     }
 
     /// A kept connection that is ready, if there is one.
@@ -65,10 +62,7 @@ impl Pool {
         }
         let kept = idle.entry(Arc::clone(endpoint)).or_default();
         if kept.len() < self.max_idle {
-            kept.push(Idle {
-                sender,
-                since: Instant::now(),
-            });
+            kept.push(Idle { sender, since: Instant::now() });
         }
     }
 

@@ -43,10 +43,7 @@ pub struct Upstream {
 impl Upstream {
     /// Connections come from and go to `pool`; a new one must open within `connect_timeout`.
     pub fn new(pool: Arc<Pool>, connect_timeout: Duration) -> Self {
-        Self {
-            pool,
-            connect_timeout,
-        }
+        Self { pool, connect_timeout }
     }
 
     /// Sends a request that can be made again.
@@ -66,9 +63,7 @@ impl Upstream {
             }
         }
         let sender = self.open(endpoint).await?;
-        self.exchange(endpoint, sender, request())
-            .await
-            .map_err(|failure| failure.broken)
+        self.exchange(endpoint, sender, request()).await.map_err(|failure| failure.broken)
     }
 
     /// Sends a request that exists once, its body being the client's own stream. It is tried again only if not a byte
@@ -83,16 +78,12 @@ impl Upstream {
     ) -> Result<Sent, Broken> {
         if let Some(sender) = self.pool.take(endpoint) {
             match self.exchange(endpoint, sender, request).await {
-                Err(Failure {
-                    unsent: Some(same), ..
-                }) => request = *same,
+                Err(Failure { unsent: Some(same), .. }) => request = *same,
                 result => return result.map_err(|failure| failure.broken),
             }
         }
         let sender = self.open(endpoint).await?;
-        self.exchange(endpoint, sender, request)
-            .await
-            .map_err(|failure| failure.broken)
+        self.exchange(endpoint, sender, request).await.map_err(|failure| failure.broken)
     }
 
     async fn open(&self, endpoint: &Endpoint) -> Result<http1::SendRequest<LegBody>, Broken> {
@@ -117,11 +108,7 @@ impl Upstream {
     ) -> Result<Sent, Failure> {
         match sender.try_send_request(request).await {
             Ok(response) => {
-                let lease = Lease {
-                    sender,
-                    endpoint: Arc::clone(endpoint),
-                    pool: Arc::clone(&self.pool),
-                };
+                let lease = Lease { sender, endpoint: Arc::clone(endpoint), pool: Arc::clone(&self.pool) };
                 Ok(Sent { response, lease })
             }
             Err(mut error) => {
@@ -150,10 +137,7 @@ fn closed_early(error: &hyper::Error) -> bool {
 }
 
 fn was_reset(error: &hyper::Error) -> bool {
-    let kind = error
-        .source()
-        .and_then(|source| source.downcast_ref::<io::Error>())
-        .map(io::Error::kind);
+    let kind = error.source().and_then(|source| source.downcast_ref::<io::Error>()).map(io::Error::kind);
     matches!(
         kind,
         Some(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected)
@@ -167,10 +151,6 @@ pub(crate) fn broken(error: &hyper::Error) -> Broken {
     } else if closed_early(error) {
         Broken::Closed
     } else {
-        Broken::Other(
-            error
-                .source()
-                .map_or_else(|| error.to_string(), |source| format!("{error}: {source}")),
-        )
+        Broken::Other(error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}")))
     }
 }

@@ -24,17 +24,12 @@ pub(crate) struct Claim {
 impl Claim {
     /// Arms a claim; a release, if it comes to that, runs on `runtime`.
     pub(crate) fn new(remote: RemoteKv, runtime: Handle) -> Self {
-        Self {
-            remote: Some(remote),
-            runtime,
-        }
+        Self { remote: Some(remote), runtime }
     }
 
     /// Hands the claim to the pull, which now owes the notification.
     pub(crate) fn take(mut self) -> RemoteKv {
-        self.remote
-            .take()
-            .expect("an armed claim is taken once, by value")
+        self.remote.take().expect("an armed claim is taken once, by value")
     }
 
     /// Does `wait` while prolonging the lease on the other engine.

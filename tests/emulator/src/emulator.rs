@@ -37,20 +37,11 @@ impl Emulator {
     /// # Panics
     /// When the emulator's thread panics while starting.
     pub async fn start(config: Config) -> io::Result<Self> {
-        config
-            .check()
-            .map_err(|reason| io::Error::new(io::ErrorKind::InvalidInput, reason))?;
+        config.check().map_err(|reason| io::Error::new(io::ErrorKind::InvalidInput, reason))?;
         let (tell, told) = oneshot::channel();
-        let thread = thread::Builder::new()
-            .name("emulator".into())
-            .spawn(move || run(config, tell))?;
+        let thread = thread::Builder::new().name("emulator".into()).spawn(move || run(config, tell))?;
         let (shared, addr, kv_port) = told.await.expect("the thread tells before it ends")?;
-        Ok(Self {
-            shared,
-            addr,
-            kv_port,
-            thread: Some(thread),
-        })
+        Ok(Self { shared, addr, kv_port, thread: Some(thread) })
     }
 
     /// Where HTTP is served.

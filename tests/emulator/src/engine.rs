@@ -26,11 +26,7 @@ pub(crate) struct Settings {
 impl Settings {
     pub(crate) fn new(config: Config) -> Arc<Self> {
         let speeds = Mutex::new(config.speeds);
-        Arc::new(Self {
-            config,
-            faults: FaultCell::default(),
-            speeds,
-        })
+        Arc::new(Self { config, faults: FaultCell::default(), speeds })
     }
 
     pub(crate) fn speeds(&self) -> Speeds {
@@ -60,12 +56,7 @@ impl Engine {
         let config = &settings.config;
         let pool = BlockPool::new(config.block_size, config.kv_bytes_per_token, config.num_blocks);
         let stats = Arc::new(Stats::default());
-        let leases = LeaseTable::new(
-            Arc::clone(&pool),
-            Arc::clone(&stats),
-            runtime.clone(),
-            config.kv_lease,
-        );
+        let leases = LeaseTable::new(Arc::clone(&pool), Arc::clone(&stats), runtime.clone(), config.kv_lease);
         Arc::new(Self {
             id: Uuid::new_v4().to_string(),
             settings,
@@ -94,15 +85,9 @@ impl Engine {
                 total,
                 free,
                 // Read one after the other while blocks move from running to leased; never below zero.
-                held: HeldState {
-                    running: (total - free).saturating_sub(leased),
-                    leased,
-                },
+                held: HeldState { running: (total - free).saturating_sub(leased), leased },
             },
-            requests: RequestState {
-                running: stats.running.get(),
-                waiting: stats.waiting.get(),
-            },
+            requests: RequestState { running: stats.running.get(), waiting: stats.waiting.get() },
             leases: self.leases.list(),
             totals: Totals {
                 prefills: stats.prefills.get(),

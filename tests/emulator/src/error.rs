@@ -15,23 +15,13 @@ pub(crate) struct ApiError {
 impl ApiError {
     /// The body never became a request: not JSON, or a field of the wrong type.
     pub(crate) fn schema(message: impl Into<String>) -> Self {
-        Self {
-            status: StatusCode::BAD_REQUEST,
-            kind: "Bad Request",
-            message: message.into(),
-            param: None,
-        }
+        Self { status: StatusCode::BAD_REQUEST, kind: "Bad Request", message: message.into(), param: None }
     }
 
     /// The request was understood and cannot be served as asked.
     pub(crate) fn bad_request(message: impl Into<String>, param: &'static str) -> Self {
         let (status, kind) = (StatusCode::BAD_REQUEST, "BadRequestError");
-        Self {
-            status,
-            kind,
-            message: message.into(),
-            param: Some(param),
-        }
+        Self { status, kind, message: message.into(), param: Some(param) }
     }
 
     /// Another model than the one served.
@@ -52,12 +42,7 @@ impl ApiError {
     /// A bare status.
     pub(crate) fn status(status: StatusCode) -> Self {
         let kind = status.canonical_reason().unwrap_or("Unknown");
-        Self {
-            status,
-            kind,
-            message: kind.into(),
-            param: None,
-        }
+        Self { status, kind, message: kind.into(), param: None }
     }
 
     /// The KV could not be had.
@@ -72,12 +57,7 @@ impl ApiError {
 
     /// The shape of the `OpenAI` routes.
     pub(crate) fn openai(&self) -> Value {
-        let Self {
-            status,
-            kind,
-            message,
-            param,
-        } = self;
+        let Self { status, kind, message, param } = self;
         json!({"error": {"message": message, "type": kind, "param": param, "code": status.as_u16()}})
     }
 

@@ -13,10 +13,7 @@ use serde::{Deserialize, Serialize};
 /// What to do wrong. Absent members are off.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is an independent switch of the wire format"
-)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an independent switch of the wire format")]
 pub struct Faults {
     /// Requests this set still applies to; absent = until replaced.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -117,8 +114,7 @@ impl FaultCell {
 
     /// The faults for one HTTP request, using up one of `times` if there are any.
     pub(crate) fn take_for(&self, path: &str) -> Faults {
-        self.take(|faults| faults.acts_on_http() && faults.matches(path))
-            .unwrap_or_default()
+        self.take(|faults| faults.acts_on_http() && faults.matches(path)).unwrap_or_default()
     }
 
     /// Whether this prefill answer must lose its params.
@@ -154,11 +150,7 @@ mod tests {
     #[test]
     fn times_counts_matching_requests_and_then_clears() {
         let cell = FaultCell::default();
-        cell.set(Faults {
-            status: Some(503),
-            times: Some(2),
-            ..Faults::default()
-        });
+        cell.set(Faults { status: Some(503), times: Some(2), ..Faults::default() });
         assert_eq!(cell.take_for("/health").status, None);
         assert_eq!(cell.take_for("/v1/completions").status, Some(503));
         assert_eq!(cell.take_for("/v1/messages").status, Some(503));
@@ -169,11 +161,7 @@ mod tests {
     #[test]
     fn a_path_narrows_and_reaches_the_spared_paths() {
         let cell = FaultCell::default();
-        cell.set(Faults {
-            hang: true,
-            path: Some("/health".into()),
-            ..Faults::default()
-        });
+        cell.set(Faults { hang: true, path: Some("/health".into()), ..Faults::default() });
         assert!(!cell.take_for("/v1/completions").hang);
         assert!(cell.take_for("/health").hang);
     }
@@ -181,11 +169,7 @@ mod tests {
     #[test]
     fn kv_faults_are_not_used_up_by_http_requests() {
         let cell = FaultCell::default();
-        cell.set(Faults {
-            corrupt_kv: true,
-            times: Some(1),
-            ..Faults::default()
-        });
+        cell.set(Faults { corrupt_kv: true, times: Some(1), ..Faults::default() });
         cell.take_for("/v1/completions");
         assert!(cell.take_corrupt_kv());
         assert!(!cell.take_corrupt_kv());

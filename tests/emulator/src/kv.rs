@@ -24,9 +24,7 @@ pub(crate) struct Chain(u64);
 impl Chain {
     /// The empty prefix. Two engines understand each other's KV only if they serve the same model.
     pub(crate) fn new(model: &str) -> Self {
-        Self(model.bytes().fold(STEP, |state, byte| {
-            mix(state ^ u64::from(byte)).wrapping_add(STEP)
-        }))
+        Self(model.bytes().fold(STEP, |state, byte| mix(state ^ u64::from(byte)).wrapping_add(STEP)))
     }
 
     /// Appends one token.

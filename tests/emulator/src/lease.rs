@@ -47,13 +47,7 @@ impl LeaseTable {
         runtime: Handle,
         length: Duration,
     ) -> Arc<Self> {
-        Arc::new(Self {
-            pool,
-            stats,
-            runtime,
-            length,
-            leases: Mutex::default(),
-        })
+        Arc::new(Self { pool, stats, runtime, length, leases: Mutex::default() })
     }
 
     /// Takes over the blocks of a finished prefill.
@@ -61,17 +55,8 @@ impl LeaseTable {
         let born = Instant::now();
         // Locked before the timer starts, so that the timer's first look finds the lease.
         let mut leases = self.leases();
-        let expiry = self
-            .runtime
-            .spawn(expire(Arc::downgrade(self), request.to_owned()))
-            .abort_handle();
-        let lease = Lease {
-            hold,
-            born,
-            deadline: born + self.length,
-            read: false,
-            expiry,
-        };
+        let expiry = self.runtime.spawn(expire(Arc::downgrade(self), request.to_owned())).abort_handle();
+        let lease = Lease { hold, born, deadline: born + self.length, read: false, expiry };
         leases.insert(request.to_owned(), lease);
     }
 
@@ -81,9 +66,7 @@ impl LeaseTable {
     /// Why not, in words for the reader's log.
     pub(crate) fn admit_read(&self, request: &str, blocks: &[u32]) -> Result<(), String> {
         let mut leases = self.leases();
-        let lease = leases
-            .get_mut(request)
-            .ok_or("no such lease: released, expired or never granted")?;
+        let lease = leases.get_mut(request).ok_or("no such lease: released, expired or never granted")?;
         if let Some(foreign) = blocks.iter().find(|id| !lease.hold.ids().contains(id)) {
             return Err(format!("block {foreign} is not part of this lease"));
         }
@@ -94,9 +77,7 @@ impl LeaseTable {
     /// Copies a block for the reader, or `None` when the lease ended meanwhile.
     pub(crate) fn read_block(&self, request: &str, block: u32) -> Option<Vec<u8>> {
         let mut leases = self.leases();
-        let lease = leases
-            .get_mut(request)
-            .filter(|lease| lease.hold.ids().contains(&block))?;
+        let lease = leases.get_mut(request).filter(|lease| lease.hold.ids().contains(&block))?;
         lease.prolong(self.length);
         Some(self.pool.copy_block(block))
     }
@@ -110,10 +91,7 @@ impl LeaseTable {
 
     /// Prolongs a lease on its reader's heartbeat.
     pub(crate) fn heartbeat(&self, request: &str) -> bool {
-        self.leases()
-            .get_mut(request)
-            .map(|lease| lease.prolong(self.length))
-            .is_some()
+        self.leases().get_mut(request).map(|lease| lease.prolong(self.length)).is_some()
     }
 
     /// Ends a lease on its reader's notification; false when there is none.
@@ -180,10 +158,7 @@ impl Lease {
 
 async fn expire(table: Weak<LeaseTable>, request: String) {
     // Weak, so that a sleeping timer does not keep a restarted engine's memory alive.
-    while let Some(deadline) = table
-        .upgrade()
-        .and_then(|table| table.deadline_or_expire(&request))
-    {
+    while let Some(deadline) = table.upgrade().and_then(|table| table.deadline_or_expire(&request)) {
         sleep_until(deadline).await;
     }
 }
@@ -210,24 +185,13 @@ mod tests {
         assert!(table.release("r"));
         assert!(!table.release("r"));
         assert_eq!(pool.free(), 4);
-        assert_eq!(
-            (
-                table.stats.releases_after_read.get(),
-                table.stats.late_notifications.get()
-            ),
-            (1, 1)
-        );
+        assert_eq!((table.stats.releases_after_read.get(), table.stats.late_notifications.get()), (1, 1));
     }
 
     #[tokio::test]
     async fn only_the_leased_blocks_can_be_read_and_only_while_it_lives() {
         let (_pool, table, ids) = table(Duration::from_secs(30)).await;
-        assert!(
-            table
-                .admit_read("r", &[ids[0], 4])
-                .unwrap_err()
-                .contains("block 4")
-        );
+        assert!(table.admit_read("r", &[ids[0], 4]).unwrap_err().contains("block 4"));
         assert!(table.admit_read("other", &ids).is_err());
         assert!(table.read_block("r", ids[0]).is_some());
         table.release("r");

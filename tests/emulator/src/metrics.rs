@@ -23,101 +23,46 @@ struct Page {
 
 fn text(engine: &Engine) -> String {
     let stats = &engine.stats;
-    let labels = format!(
-        "engine=\"0\",model_name=\"{}\"",
-        engine.config().model.replace(['\\', '"', '\n'], "_")
-    );
-    let mut page = Page {
-        text: String::new(),
-        labels,
-    };
+    let labels =
+        format!("engine=\"0\",model_name=\"{}\"", engine.config().model.replace(['\\', '"', '\n'], "_"));
+    let mut page = Page { text: String::new(), labels };
     let (total, free) = (f64::from(engine.pool.capacity()), f64::from(engine.pool.free()));
-    page.gauge(
-        "num_requests_running",
-        "Requests in execution batches.",
-        number(stats.running.get()),
-    );
+    page.gauge("num_requests_running", "Requests in execution batches.", number(stats.running.get()));
     page.gauge(
         "num_requests_waiting",
         "Requests waiting for blocks or remote KV.",
         number(stats.waiting.get()),
     );
-    page.gauge(
-        "kv_cache_usage_perc",
-        "Share of KV blocks in use, 1 = all.",
-        (total - free) / total,
-    );
+    page.gauge("kv_cache_usage_perc", "Share of KV blocks in use, 1 = all.", (total - free) / total);
     let counters = [
         ("prompt_tokens", "Prompt tokens processed.", &stats.prompt_tokens),
         ("generation_tokens", "Tokens generated.", &stats.generation_tokens),
-        (
-            "prefix_cache_queries",
-            "Prompt tokens looked up in the prefix cache.",
-            &stats.prefix_queries,
-        ),
-        (
-            "prefix_cache_hits",
-            "Prompt tokens found in the prefix cache.",
-            &stats.prefix_hits,
-        ),
-        (
-            "external_prefix_cache_queries",
-            "Prompt tokens asked of other engines.",
-            &stats.external_queries,
-        ),
-        (
-            "external_prefix_cache_hits",
-            "Prompt tokens received from other engines.",
-            &stats.external_hits,
-        ),
-        (
-            "nixl_num_failed_transfers",
-            "KV pulls that failed or were refused.",
-            &stats.pull_refused,
-        ),
-        (
-            "nixl_num_kv_expired_reqs",
-            "Prefills whose KV expired unread.",
-            &stats.expired,
-        ),
-        (
-            "nixl_num_notifications_after_expiry",
-            "Releases without a lease.",
-            &stats.late_notifications,
-        ),
+        ("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", &stats.prefix_queries),
+        ("prefix_cache_hits", "Prompt tokens found in the prefix cache.", &stats.prefix_hits),
+        ("external_prefix_cache_queries", "Prompt tokens asked of other engines.", &stats.external_queries),
+        ("external_prefix_cache_hits", "Prompt tokens received from other engines.", &stats.external_hits),
+        ("nixl_num_failed_transfers", "KV pulls that failed or were refused.", &stats.pull_refused),
+        ("nixl_num_kv_expired_reqs", "Prefills whose KV expired unread.", &stats.expired),
+        ("nixl_num_notifications_after_expiry", "Releases without a lease.", &stats.late_notifications),
     ];
     for (name, help, counter) in counters {
         page.counter(name, help, counter.get());
     }
     page.success(stats.finished.get(), stats.aborted.get());
-    page.histogram(
-        "nixl_xfer_time_seconds",
-        "Duration of KV pulls.",
-        &stats.xfer_seconds,
-    );
+    page.histogram("nixl_xfer_time_seconds", "Duration of KV pulls.", &stats.xfer_seconds);
     page.histogram("nixl_bytes_transferred", "Bytes of KV pulls.", &stats.xfer_bytes);
-    page.histogram(
-        "time_to_first_token_seconds",
-        "Arrival to first token.",
-        &stats.ttft_seconds,
-    );
+    page.histogram("time_to_first_token_seconds", "Arrival to first token.", &stats.ttft_seconds);
     page.text
 }
 
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "a count of requests; 2^53 of them are far off"
-)]
+#[expect(clippy::cast_precision_loss, reason = "a count of requests; 2^53 of them are far off")]
 fn number(count: u64) -> f64 {
     count as f64
 }
 
 impl Page {
     fn head(&mut self, name: &str, help: &str, kind: &str) {
-        let _ = write!(
-            self.text,
-            "# HELP vllm:{name} {help}\n# TYPE vllm:{name} {kind}\n"
-        );
+        let _ = write!(self.text, "# HELP vllm:{name} {help}\n# TYPE vllm:{name} {kind}\n");
     }
 
     fn gauge(&mut self, name: &str, help: &str, value: f64) {

@@ -118,10 +118,7 @@ impl RemoteKv {
             request_id: text("remote_request_id")?,
             host: text("remote_host")?,
             port: port(params.get("remote_port")).ok_or("remote_port")?,
-            block_ids: params
-                .get("remote_block_ids")
-                .and_then(flatten)
-                .ok_or("remote_block_ids")?,
+            block_ids: params.get("remote_block_ids").and_then(flatten).ok_or("remote_block_ids")?,
         })
     }
 }
@@ -154,31 +151,15 @@ mod tests {
 
     #[test]
     fn a_handle_handed_out_is_a_pull_when_it_comes_back() {
-        let handle = Handle::new(
-            "e",
-            "r",
-            ("127.0.0.1", 5600),
-            vec![1, 2],
-            Tokens {
-                prompt: 20,
-                cached: 0,
-            },
-        );
+        let handle = Handle::new("e", "r", ("127.0.0.1", 5600), vec![1, 2], Tokens { prompt: 20, cached: 0 });
         let back = serde_json::to_value(handle).unwrap();
-        let KvIntent::Pull(remote) = KvIntent::read(Some(&back)) else {
-            panic!("not a pull: {back}")
-        };
+        let KvIntent::Pull(remote) = KvIntent::read(Some(&back)) else { panic!("not a pull: {back}") };
         assert_eq!((remote.block_ids, remote.port), (vec![1, 2], 5600));
     }
 
     #[test]
     fn absent_null_and_empty_params_mean_local() {
-        for value in [
-            None,
-            Some(json!(null)),
-            Some(json!({})),
-            Some(json!({"do_remote_prefill": false})),
-        ] {
+        for value in [None, Some(json!(null)), Some(json!({})), Some(json!({"do_remote_prefill": false}))] {
             assert_eq!(KvIntent::read(value.as_ref()), KvIntent::Local);
         }
     }
@@ -186,10 +167,7 @@ mod tests {
     #[test]
     fn a_pull_without_an_address_is_unusable_not_local() {
         let params = json!({"do_remote_prefill": true, "remote_engine_id": null, "remote_block_ids": [[1]]});
-        assert_eq!(
-            KvIntent::read(Some(&params)),
-            KvIntent::Unusable("remote_engine_id")
-        );
+        assert_eq!(KvIntent::read(Some(&params)), KvIntent::Unusable("remote_engine_id"));
         let params = json!({"do_remote_prefill": true, "remote_engine_id": "e", "remote_request_id": "r",
             "remote_host": "h", "remote_port": 70000, "remote_block_ids": [[1]]});
         assert_eq!(KvIntent::read(Some(&params)), KvIntent::Unusable("remote_port"));

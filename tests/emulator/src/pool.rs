@@ -38,11 +38,7 @@ impl BlockPool {
             token_bytes: token_bytes as usize,
             capacity,
             free_permits: Arc::new(Semaphore::new(capacity as usize)),
-            memory: Mutex::new(Memory {
-                blocks: Vec::new(),
-                freed: Vec::new(),
-                fresh: 1,
-            }),
+            memory: Mutex::new(Memory { blocks: Vec::new(), freed: Vec::new(), fresh: 1 }),
         })
     }
 
@@ -82,11 +78,7 @@ impl BlockPool {
             })
             .collect();
         drop(memory);
-        BlockHold {
-            pool: Arc::clone(self),
-            ids,
-            permit,
-        }
+        BlockHold { pool: Arc::clone(self), ids, permit }
     }
 
     /// A copy of a block as it is now, for a reader elsewhere. A block never written reads as poison.
@@ -163,18 +155,11 @@ impl BlockHold {
     /// Overwrites the `index`th block of this hold.
     pub(crate) fn write_block(&mut self, index: usize, kv: &[u8]) {
         let bytes = self.pool.block_bytes();
-        self.pool
-            .memory()
-            .block(self.ids[index], bytes)
-            .copy_from_slice(kv);
+        self.pool.memory().block(self.ids[index], bytes).copy_from_slice(kv);
     }
 
     fn place(&self, position: usize) -> (u32, std::ops::Range<usize>) {
-        let BlockPool {
-            block_tokens,
-            token_bytes,
-            ..
-        } = *self.pool;
+        let BlockPool { block_tokens, token_bytes, .. } = *self.pool;
         let start = position % block_tokens * token_bytes;
         (self.ids[position / block_tokens], start..start + token_bytes)
     }
@@ -201,10 +186,7 @@ mod tests {
             hold.write_token(usize::from(position), |kv| kv.fill(position));
         }
         for position in 0..4u8 {
-            assert_eq!(
-                hold.read_token(usize::from(position), <[u8]>::to_vec),
-                [position; 3]
-            );
+            assert_eq!(hold.read_token(usize::from(position), <[u8]>::to_vec), [position; 3]);
         }
         assert_eq!(pool.copy_block(hold.ids()[1]), [2, 2, 2, 3, 3, 3]);
     }

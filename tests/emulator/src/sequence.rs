@@ -88,9 +88,9 @@ impl Sequence {
                 let hold = claim.keep_alive_during(engine.config().kv_lease, wait).await;
                 pull(engine, claim.take(), hold, engine.pool.blocks_for(prompt.len())).await
             }
-            Plan::Unusable(field) => Err(ApiError::kv_load(format_args!(
-                "kv_transfer_params has no usable {field}"
-            ))),
+            Plan::Unusable(field) => {
+                Err(ApiError::kv_load(format_args!("kv_transfer_params has no usable {field}")))
+            }
         };
         let (mut hold, pulled) = admitted.inspect_err(|_| unfinished.0 = None)?;
         drop(waiting);
@@ -155,16 +155,7 @@ impl Sequence {
 
     /// Ends the request. A prefill leaves its prompt's blocks under a lease and returns the handle to them.
     pub(crate) fn finish(self) -> Option<Handle> {
-        let Self {
-            engine,
-            request,
-            mut hold,
-            prompt_len,
-            prefill,
-            cached_tokens,
-            mut unfinished,
-            ..
-        } = self;
+        let Self { engine, request, mut hold, prompt_len, prefill, cached_tokens, mut unfinished, .. } = self;
         unfinished.0 = None;
         engine.stats.finished.inc();
         if !prefill {
@@ -186,10 +177,7 @@ impl Sequence {
             &lease,
             at,
             blocks,
-            Tokens {
-                prompt: prompt_len,
-                cached: cached_tokens,
-            },
+            Tokens { prompt: prompt_len, cached: cached_tokens },
         ))
     }
 }

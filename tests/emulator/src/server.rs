@@ -137,13 +137,7 @@ impl Shared {
             work.await;
             shared.open().remove(&id);
         });
-        open.insert(
-            id,
-            Open {
-                control,
-                task: task.abort_handle(),
-            },
-        );
+        open.insert(id, Open { control, task: task.abort_handle() });
     }
 }
 

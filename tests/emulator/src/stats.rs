@@ -62,13 +62,7 @@ struct Filled {
 
 impl Histogram {
     fn new(bounds: &'static [f64]) -> Self {
-        Self {
-            bounds,
-            filled: Mutex::new(Filled {
-                buckets: vec![0; bounds.len()],
-                ..Filled::default()
-            }),
-        }
+        Self { bounds, filled: Mutex::new(Filled { buckets: vec![0; bounds.len()], ..Filled::default() }) }
     }
 
     pub(crate) fn observe(&self, value: f64) {
@@ -83,18 +77,12 @@ impl Histogram {
     /// `(upper bound, cumulative count)` pairs, then the count and the sum.
     pub(crate) fn read(&self) -> (Vec<(f64, u64)>, u64, f64) {
         let filled = self.filled.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        (
-            self.bounds.iter().copied().zip(filled.buckets).collect(),
-            filled.count,
-            filled.sum,
-        )
+        (self.bounds.iter().copied().zip(filled.buckets).collect(), filled.count, filled.sum)
     }
 }
 
 /// Upper bounds in seconds, as vLLM's NIXL connector has them for transfer times.
-const SECONDS: &[f64] = &[
-    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 5.0,
-];
+const SECONDS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 5.0];
 /// Upper bounds in bytes: 2 KiB to 8 GiB in steps of 4, likewise.
 const BYTES: &[f64] = &[
     2048.0,
@@ -172,10 +160,7 @@ impl Stats {
         self.pulls.inc();
         self.pull_bytes.add(bytes);
         self.xfer_seconds.observe(took.as_secs_f64());
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "a histogram of sizes; 2^53 bytes are far off"
-        )]
+        #[expect(clippy::cast_precision_loss, reason = "a histogram of sizes; 2^53 bytes are far off")]
         self.xfer_bytes.observe(bytes as f64);
     }
 }

@@ -67,11 +67,9 @@ async fn a_status_without_a_body_has_vllms_error_shape() {
 async fn hang_never_answers_until_the_client_leaves() {
     let engine = faulty(json!({"hang": true})).await;
     let wait = Duration::from_millis(200);
-    let answer = tokio::time::timeout(
-        wait,
-        send(engine.addr(), request(Method::POST, PATH, body().to_string())),
-    )
-    .await;
+    let answer =
+        tokio::time::timeout(wait, send(engine.addr(), request(Method::POST, PATH, body().to_string())))
+            .await;
     assert!(answer.is_err());
     assert_eq!(engine.requests().len(), 1);
 }
@@ -79,10 +77,7 @@ async fn hang_never_answers_until_the_client_leaves() {
 #[tokio::test]
 async fn reset_before_sends_nothing_but_a_reset() {
     let engine = faulty(json!({"reset_before": true})).await;
-    assert_eq!(
-        raw(engine.addr(), "").await,
-        (Vec::new(), Some(ErrorKind::ConnectionReset))
-    );
+    assert_eq!(raw(engine.addr(), "").await, (Vec::new(), Some(ErrorKind::ConnectionReset)));
 }
 
 #[tokio::test]
@@ -92,10 +87,7 @@ async fn reset_after_bytes_cuts_inside_the_body() {
     assert_eq!(error, Some(ErrorKind::ConnectionReset));
     let text = String::from_utf8(bytes).unwrap();
     let (head, rest) = text.split_once("\r\n\r\n").unwrap();
-    assert!(
-        head.starts_with("HTTP/1.1 200 OK") && head.contains("content-length: "),
-        "{head}"
-    );
+    assert!(head.starts_with("HTTP/1.1 200 OK") && head.contains("content-length: "), "{head}");
     assert_eq!(rest.len(), 10);
 }
 
@@ -104,11 +96,7 @@ async fn garbage_is_not_http() {
     let engine = faulty(json!({"garbage": true})).await;
     let (bytes, _) = raw(engine.addr(), "").await;
     assert!(!bytes.is_empty() && !bytes.starts_with(b"HTTP"), "{bytes:?}");
-    assert!(
-        send(engine.addr(), request(Method::POST, PATH, body().to_string()))
-            .await
-            .is_err()
-    );
+    assert!(send(engine.addr(), request(Method::POST, PATH, body().to_string())).await.is_err());
 }
 
 #[tokio::test]
@@ -125,29 +113,17 @@ async fn gzip_compresses_and_the_content_is_the_same() {
     let packed = post(engine.addr(), PATH, &body()).await;
     assert_eq!(packed.headers["content-encoding"], "gzip");
     let mut text = String::new();
-    flate2::read::GzDecoder::new(&packed.body[..])
-        .read_to_string(&mut text)
-        .unwrap();
+    flate2::read::GzDecoder::new(&packed.body[..]).read_to_string(&mut text).unwrap();
     let unpacked: Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(
-        unpacked["choices"],
-        post(engine.addr(), PATH, &body()).await.json()["choices"]
-    );
+    assert_eq!(unpacked["choices"], post(engine.addr(), PATH, &body()).await.json()["choices"]);
 }
 
 #[tokio::test]
 async fn drip_is_slow_and_complete() {
     let engine = faulty(json!({"drip_ms": 2, "times": 1, "not_json": true})).await;
     let begun = Instant::now();
-    assert_eq!(
-        post(engine.addr(), PATH, &body()).await.text(),
-        "this is not JSON"
-    );
-    assert!(
-        begun.elapsed() >= Duration::from_millis(30),
-        "{:?}",
-        begun.elapsed()
-    );
+    assert_eq!(post(engine.addr(), PATH, &body()).await.text(), "this is not JSON");
+    assert!(begun.elapsed() >= Duration::from_millis(30), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
@@ -164,10 +140,7 @@ async fn a_trailer_follows_the_body_whether_or_not_it_was_invited() {
     for invitation in ["te: trailers\r\n", ""] {
         let text = String::from_utf8(raw(engine.addr(), invitation).await.0).unwrap();
         assert!(text.contains("transfer-encoding: chunked"), "{text}");
-        assert!(
-            text.ends_with("\r\n0\r\nx-emulator-trailer: done\r\n\r\n"),
-            "{invitation:?}: {text}"
-        );
+        assert!(text.ends_with("\r\n0\r\nx-emulator-trailer: done\r\n\r\n"), "{invitation:?}: {text}");
     }
 }
 
@@ -175,14 +148,10 @@ async fn a_trailer_follows_the_body_whether_or_not_it_was_invited() {
 async fn drop_kv_params_leaves_them_out_of_the_next_prefill_only() {
     let engine = faulty(json!({"drop_kv_params": true, "times": 1})).await;
     assert_eq!(post(engine.addr(), PATH, &body()).await.status, StatusCode::OK);
-    let dropped = post(engine.addr(), PATH, &prefill_leg(PATH, &body()))
-        .await
-        .json();
+    let dropped = post(engine.addr(), PATH, &prefill_leg(PATH, &body())).await.json();
     assert!(dropped["kv_transfer_params"].is_null());
     assert_eq!(engine.state().leases.len(), 1);
-    let next = post(engine.addr(), PATH, &prefill_leg(PATH, &body()))
-        .await
-        .json();
+    let next = post(engine.addr(), PATH, &prefill_leg(PATH, &body())).await.json();
     assert!(next["kv_transfer_params"].is_object());
 }
 
@@ -190,19 +159,10 @@ async fn drop_kv_params_leaves_them_out_of_the_next_prefill_only() {
 async fn crash_ends_the_server_and_another_can_take_its_place() {
     let engine = faulty(json!({"crash": true})).await;
     let addr = engine.addr();
-    assert!(
-        send(addr, request(Method::POST, PATH, body().to_string()))
-            .await
-            .is_err()
-    );
+    assert!(send(addr, request(Method::POST, PATH, body().to_string())).await.is_err());
     eventually("the thread ends", || !engine.is_running()).await;
     assert!(TcpStream::connect(addr).is_err());
-    let again = start(Config {
-        port: addr.port(),
-        kv_port: engine.kv_port(),
-        ..Config::default()
-    })
-    .await;
+    let again = start(Config { port: addr.port(), kv_port: engine.kv_port(), ..Config::default() }).await;
     assert_eq!(post(again.addr(), PATH, &body()).await.status, StatusCode::OK);
 }
 
@@ -219,16 +179,11 @@ async fn a_delay_comes_on_top_of_a_right_answer() {
 async fn an_unknown_fault_is_refused_and_probes_are_spared() {
     let engine = faulty(json!({"status": 500})).await;
     assert_eq!(
-        post(engine.addr(), "/emulator/faults", &json!({"stauts": 500}))
-            .await
-            .status,
+        post(engine.addr(), "/emulator/faults", &json!({"stauts": 500})).await.status,
         StatusCode::BAD_REQUEST
     );
     for path in ["/health", "/metrics", "/v1/models"] {
         assert_eq!(get(engine.addr(), path).await.status, StatusCode::OK);
     }
-    assert_eq!(
-        get(engine.addr(), "/emulator/echo").await.status,
-        StatusCode::INTERNAL_SERVER_ERROR
-    );
+    assert_eq!(get(engine.addr(), "/emulator/echo").await.status, StatusCode::INTERNAL_SERVER_ERROR);
 }

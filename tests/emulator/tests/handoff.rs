@@ -10,16 +10,8 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 async fn pair() -> (Emulator, Emulator) {
-    let prefill = start(Config {
-        role: Role::Prefill,
-        ..Config::default()
-    })
-    .await;
-    let decode = start(Config {
-        role: Role::Decode,
-        ..Config::default()
-    })
-    .await;
+    let prefill = start(Config { role: Role::Prefill, ..Config::default() }).await;
+    let decode = start(Config { role: Role::Decode, ..Config::default() }).await;
     (prefill, decode)
 }
 
@@ -28,10 +20,7 @@ async fn prefill(engine: &Emulator, path: &str, body: &Value) -> Value {
     let answer = post(engine.addr(), path, &prefill_leg(path, body)).await;
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
     let answer = answer.json();
-    assert_eq!(
-        answer["kv_transfer_params"]["do_remote_prefill"], true,
-        "{answer}"
-    );
+    assert_eq!(answer["kv_transfer_params"]["do_remote_prefill"], true, "{answer}");
     answer
 }
 
@@ -50,11 +39,7 @@ async fn a_pair_answers_like_one_engine_on_every_route_streaming_and_not() {
         }
         let mut streamed = body.clone();
         streamed["stream"] = true.into();
-        assert_eq!(
-            output(&post(alone.addr(), path, &streamed).await),
-            expected,
-            "{path} aggregated stream"
-        );
+        assert_eq!(output(&post(alone.addr(), path, &streamed).await), expected, "{path} aggregated stream");
     }
     let (p, d) = (p.state().totals, d.state().totals);
     assert_eq!((p.prefills, p.releases_after_read, p.expired), (10, 10, 0));
@@ -85,11 +70,7 @@ async fn corrupted_kv_gives_a_different_answer() {
     for (path, body) in routes() {
         let expected = output(&post(d.addr(), path, &body).await);
         let handle = prefill(&p, path, &body).await;
-        p.set_faults(Faults {
-            corrupt_kv: true,
-            times: Some(1),
-            ..Faults::default()
-        });
+        p.set_faults(Faults { corrupt_kv: true, times: Some(1), ..Faults::default() });
         let answer = output(&post(d.addr(), path, &decode_leg(&body, &handle, false)).await);
         assert_ne!(answer, expected, "{path}");
     }
@@ -114,21 +95,13 @@ async fn kv_that_is_too_short_is_an_error() {
     let handle = prefill(&p, "/v1/completions", &short).await;
     let answer = post(d.addr(), "/v1/completions", &decode_leg(&long, &handle, false)).await;
     assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR);
-    assert!(
-        answer.text().contains("needs 2 blocks, the handle lists 1"),
-        "{}",
-        answer.text()
-    );
+    assert!(answer.text().contains("needs 2 blocks, the handle lists 1"), "{}", answer.text());
 }
 
 #[tokio::test]
 async fn engines_with_different_blocks_do_not_mix() {
     let p = start(Config::default()).await;
-    let d = start(Config {
-        kv_bytes_per_token: 128,
-        ..Config::default()
-    })
-    .await;
+    let d = start(Config { kv_bytes_per_token: 128, ..Config::default() }).await;
     let body = json!({"prompt": "hello there", "max_tokens": 4});
     let handle = prefill(&p, "/v1/completions", &body).await;
     let answer = post(d.addr(), "/v1/completions", &decode_leg(&body, &handle, false)).await;
@@ -147,11 +120,7 @@ async fn a_handle_from_before_a_restart_is_refused() {
     for stream in [false, true] {
         let answer = post(d.addr(), "/v1/completions", &decode_leg(&body, &handle, stream)).await;
         assert!(answer.text().contains("KV load failed"), "{}", answer.text());
-        let status = if stream {
-            StatusCode::OK
-        } else {
-            StatusCode::INTERNAL_SERVER_ERROR
-        };
+        let status = if stream { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
         assert_eq!(answer.status, status);
     }
     assert_eq!((d.state().totals.pull_refused, d.state().totals.aborted), (2, 0));
@@ -164,14 +133,8 @@ async fn a_handle_works_once() {
     let body = json!({"prompt": "hello there", "max_tokens": 4});
     let handle = prefill(&p, "/v1/completions", &body).await;
     let leg = decode_leg(&body, &handle, false);
-    assert_eq!(
-        post(d.addr(), "/v1/completions", &leg).await.status,
-        StatusCode::OK
-    );
-    assert_eq!(
-        post(d.addr(), "/v1/completions", &leg).await.status,
-        StatusCode::INTERNAL_SERVER_ERROR
-    );
+    assert_eq!(post(d.addr(), "/v1/completions", &leg).await.status, StatusCode::OK);
+    assert_eq!(post(d.addr(), "/v1/completions", &leg).await.status, StatusCode::INTERNAL_SERVER_ERROR);
 }
 
 #[tokio::test]
@@ -181,11 +144,7 @@ async fn a_foreign_block_is_refused() {
     let mut handle = prefill(&p, "/v1/completions", &body).await;
     handle["kv_transfer_params"]["remote_block_ids"] = json!([[77]]);
     let answer = post(d.addr(), "/v1/completions", &decode_leg(&body, &handle, false)).await;
-    assert!(
-        answer.text().contains("not part of this lease"),
-        "{}",
-        answer.text()
-    );
+    assert!(answer.text().contains("not part of this lease"), "{}", answer.text());
 }
 
 #[tokio::test]
@@ -196,20 +155,13 @@ async fn params_without_an_address_are_an_error_and_null_params_mean_local() {
     let answer = post(d.addr(), "/v1/completions", &body).await;
     assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR);
     body["kv_transfer_params"] = Value::Null;
-    assert_eq!(
-        post(d.addr(), "/v1/completions", &body).await.status,
-        StatusCode::OK
-    );
+    assert_eq!(post(d.addr(), "/v1/completions", &body).await.status, StatusCode::OK);
 }
 
 #[tokio::test]
 async fn recompute_answers_right_after_a_refused_pull() {
     let p = start(Config::default()).await;
-    let d = start(Config {
-        kv_load_failure: KvLoadFailure::Recompute,
-        ..Config::default()
-    })
-    .await;
+    let d = start(Config { kv_load_failure: KvLoadFailure::Recompute, ..Config::default() }).await;
     let body = json!({"prompt": "hello there", "max_tokens": 4});
     let expected = output(&post(p.addr(), "/v1/completions", &body).await);
     let handle = prefill(&p, "/v1/completions", &body).await;
@@ -223,25 +175,13 @@ async fn recompute_answers_right_after_a_refused_pull() {
 async fn transfer_rate_and_prefill_rate_take_their_time() {
     let (p, d) = pair().await;
     let body = json!({"prompt": (0..160).collect::<Vec<u32>>(), "max_tokens": 2});
-    p.set_speeds(Speeds {
-        prefill_rate: 1600,
-        transfer_rate: 102_400,
-        ..Speeds::default()
-    });
+    p.set_speeds(Speeds { prefill_rate: 1600, transfer_rate: 102_400, ..Speeds::default() });
     let begun = std::time::Instant::now();
     let handle = prefill(&p, "/v1/completions", &body).await;
-    assert!(
-        begun.elapsed() >= Duration::from_millis(95),
-        "{:?}",
-        begun.elapsed()
-    );
+    assert!(begun.elapsed() >= Duration::from_millis(95), "{:?}", begun.elapsed());
     let begun = std::time::Instant::now();
     post(d.addr(), "/v1/completions", &decode_leg(&body, &handle, false)).await;
-    assert!(
-        begun.elapsed() >= Duration::from_millis(85),
-        "{:?}",
-        begun.elapsed()
-    );
+    assert!(begun.elapsed() >= Duration::from_millis(85), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
@@ -258,27 +198,18 @@ async fn a_second_prefill_of_the_same_prompt_reports_cached_tokens() {
 
 #[tokio::test]
 async fn a_lease_in_use_outlives_its_length_and_an_unused_one_expires() {
-    let p = start(Config {
-        kv_lease: Duration::from_millis(600),
-        ..Config::default()
-    })
-    .await;
+    let p = start(Config { kv_lease: Duration::from_millis(600), ..Config::default() }).await;
     let d = start(Config::default()).await;
     let body = json!({"prompt": (0..160).collect::<Vec<u32>>(), "max_tokens": 2});
     let handle = prefill(&p, "/v1/completions", &body).await;
     // Ten blocks of 1 KiB in one second: longer than the lease, but each block prolongs it.
-    p.set_speeds(Speeds {
-        transfer_rate: 10_240,
-        ..Speeds::default()
-    });
+    p.set_speeds(Speeds { transfer_rate: 10_240, ..Speeds::default() });
     let answer = post(d.addr(), "/v1/completions", &decode_leg(&body, &handle, false)).await;
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
     assert_eq!(p.state().totals.expired, 0);
 
     prefill(&p, "/v1/completions", &body).await;
     assert_eq!(p.state().blocks.held.leased, 10);
-    tokio::time::timeout(PATIENCE, eventually("expiry", || p.state().idle()))
-        .await
-        .unwrap();
+    tokio::time::timeout(PATIENCE, eventually("expiry", || p.state().idle())).await.unwrap();
     assert_eq!(p.state().totals.expired, 1);
 }

@@ -41,10 +41,9 @@ async fn a_rejected_decode_request_releases_the_prefills_blocks() {
         if path == "/inference/v1/generate" {
             continue;
         }
-        for (what, status) in [
-            ("unknown model", StatusCode::NOT_FOUND),
-            ("empty prompt", StatusCode::BAD_REQUEST),
-        ] {
+        for (what, status) in
+            [("unknown model", StatusCode::NOT_FOUND), ("empty prompt", StatusCode::BAD_REQUEST)]
+        {
             let handle = post(p.addr(), path, &prefill_leg(path, &body)).await.json();
             assert!(p.state().blocks.held.leased > 0, "{path}");
             let mut leg = decode_leg(&body, &handle, false);
@@ -63,14 +62,7 @@ async fn a_rejected_decode_request_releases_the_prefills_blocks() {
         }
     }
     let totals = p.state().totals;
-    assert_eq!(
-        (
-            totals.releases_without_read,
-            totals.releases_after_read,
-            totals.expired
-        ),
-        (8, 0, 0)
-    );
+    assert_eq!((totals.releases_without_read, totals.releases_after_read, totals.expired), (8, 0, 0));
     assert_eq!(d.state().totals.pulls, 0);
 }
 
@@ -84,9 +76,7 @@ async fn a_body_that_never_became_a_request_releases_nothing() {
     assert_eq!(answer.status, StatusCode::BAD_REQUEST);
     assert_eq!(answer.json()["error"]["code"], 400);
     let cut = &leg.to_string()[1..];
-    let answer = send(d.addr(), request(Method::POST, PATH, cut.to_owned()))
-        .await
-        .unwrap();
+    let answer = send(d.addr(), request(Method::POST, PATH, cut.to_owned())).await.unwrap();
     assert_eq!(answer.status, StatusCode::BAD_REQUEST);
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(p.state().leases.len(), 1);
@@ -95,15 +85,10 @@ async fn a_body_that_never_became_a_request_releases_nothing() {
 #[tokio::test]
 async fn a_client_that_leaves_during_prefill_frees_at_once() {
     let (p, _d) = pair().await;
-    p.set_speeds(Speeds {
-        prefill_rate: 10,
-        ..Speeds::default()
-    });
+    p.set_speeds(Speeds { prefill_rate: 10, ..Speeds::default() });
     let leg = in_flight(p.addr(), PATH, &prefill_leg(PATH, &prompt(1000, 1)));
-    eventually("prefill running", || {
-        p.state().requests.running == 1 && p.state().blocks.held.running > 0
-    })
-    .await;
+    eventually("prefill running", || p.state().requests.running == 1 && p.state().blocks.held.running > 0)
+        .await;
     leg.abort();
     eventually("all free", || p.state().idle()).await;
     assert_eq!((p.state().totals.aborted, p.state().totals.prefills), (1, 0));
@@ -112,23 +97,12 @@ async fn a_client_that_leaves_during_prefill_frees_at_once() {
 #[tokio::test]
 async fn a_client_that_leaves_a_waiting_decode_request_releases_the_prefill() {
     let p = start(Config::default()).await;
-    let d = start(Config {
-        num_blocks: 8,
-        ..Config::default()
-    })
-    .await;
-    d.set_speeds(Speeds {
-        itl_ms: 50,
-        ..Speeds::default()
-    });
+    let d = start(Config { num_blocks: 8, ..Config::default() }).await;
+    d.set_speeds(Speeds { itl_ms: 50, ..Speeds::default() });
     let hog = in_flight(d.addr(), PATH, &prompt(16, 112));
     eventually("the pool is full", || d.state().blocks.free == 0).await;
     let body = prompt(40, 4);
-    let leg = in_flight(
-        d.addr(),
-        PATH,
-        &decode_leg(&body, &prefill(&p, &body).await, true),
-    );
+    let leg = in_flight(d.addr(), PATH, &decode_leg(&body, &prefill(&p, &body).await, true));
     eventually("the decode request waits", || d.state().requests.waiting == 1).await;
     assert_eq!(p.state().leases.len(), 1);
     leg.abort();
@@ -141,32 +115,15 @@ async fn a_client_that_leaves_a_waiting_decode_request_releases_the_prefill() {
 #[tokio::test]
 async fn a_waiting_decode_request_keeps_its_lease_alive() {
     let kv_lease = Duration::from_millis(1500);
-    let p = start(Config {
-        kv_lease,
-        ..Config::default()
-    })
-    .await;
-    let d = start(Config {
-        num_blocks: 8,
-        kv_lease,
-        ..Config::default()
-    })
-    .await;
-    d.set_speeds(Speeds {
-        itl_ms: 25,
-        ..Speeds::default()
-    });
+    let p = start(Config { kv_lease, ..Config::default() }).await;
+    let d = start(Config { num_blocks: 8, kv_lease, ..Config::default() }).await;
+    d.set_speeds(Speeds { itl_ms: 25, ..Speeds::default() });
     // 80 tokens at 25 ms and more: the wait is longer than the lease.
     let hog = in_flight(d.addr(), PATH, &prompt(16, 80));
     eventually("the pool is nearly full", || d.state().blocks.free == 2).await;
     let body = prompt(40, 4);
     let expected = output(&post(p.addr(), PATH, &body).await);
-    let answer = post(
-        d.addr(),
-        PATH,
-        &decode_leg(&body, &prefill(&p, &body).await, false),
-    )
-    .await;
+    let answer = post(d.addr(), PATH, &decode_leg(&body, &prefill(&p, &body).await, false)).await;
     assert_eq!(output(&answer), expected);
     assert_eq!(p.state().totals.expired, 0);
     hog.await.unwrap();
@@ -175,20 +132,11 @@ async fn a_waiting_decode_request_keeps_its_lease_alive() {
 #[tokio::test]
 async fn a_client_that_leaves_during_the_pull_still_ends_in_a_release_after_read() {
     let (p, d) = pair().await;
-    p.set_speeds(Speeds {
-        transfer_rate: 30_000,
-        ..Speeds::default()
-    });
+    p.set_speeds(Speeds { transfer_rate: 30_000, ..Speeds::default() });
     let body = prompt(160, 4);
-    let leg = in_flight(
-        d.addr(),
-        PATH,
-        &decode_leg(&body, &prefill(&p, &body).await, false),
-    );
-    eventually("the pull runs", || {
-        d.state().requests.waiting == 1 && d.state().blocks.held.running > 0
-    })
-    .await;
+    let leg = in_flight(d.addr(), PATH, &decode_leg(&body, &prefill(&p, &body).await, false));
+    eventually("the pull runs", || d.state().requests.waiting == 1 && d.state().blocks.held.running > 0)
+        .await;
     leg.abort();
     eventually("both idle", || p.state().idle() && d.state().idle()).await;
     assert_eq!(p.state().totals.releases_after_read, 1);
@@ -198,10 +146,7 @@ async fn a_client_that_leaves_during_the_pull_still_ends_in_a_release_after_read
 #[tokio::test]
 async fn a_client_that_leaves_during_decode_frees_at_once_streaming_and_not() {
     let (_p, d) = pair().await;
-    d.set_speeds(Speeds {
-        itl_ms: 200,
-        ..Speeds::default()
-    });
+    d.set_speeds(Speeds { itl_ms: 200, ..Speeds::default() });
     for stream in [false, true] {
         let mut body = prompt(40, 1000);
         body["stream"] = stream.into();
@@ -218,15 +163,10 @@ async fn a_client_that_leaves_during_decode_frees_at_once_streaming_and_not() {
 async fn a_restart_resets_connections_and_forgets_everything() {
     let (p, _d) = pair().await;
     prefill(&p, &prompt(40, 4)).await;
-    p.set_speeds(Speeds {
-        prefill_rate: 10,
-        ..Speeds::default()
-    });
+    p.set_speeds(Speeds { prefill_rate: 10, ..Speeds::default() });
     let addr = p.addr();
     let leg = tokio::spawn(async move {
-        send(addr, request(Method::POST, PATH, prompt(1000, 1).to_string()))
-            .await
-            .is_err()
+        send(addr, request(Method::POST, PATH, prompt(1000, 1).to_string())).await.is_err()
     });
     eventually("prefill running", || p.state().requests.running == 1).await;
     let old = p.state().engine_id;

@@ -138,19 +138,9 @@ impl Stream {
     }
 
     fn chunk(&self, choices: Vec<ChunkChoice>) -> Chunk<'_> {
-        let Self {
-            id, model, created, ..
-        } = self;
+        let Self { id, model, created, .. } = self;
         let object = "chat.completion.chunk";
-        Chunk {
-            id,
-            object,
-            created: *created,
-            model,
-            choices,
-            prompt_token_ids: None,
-            usage: None,
-        }
+        Chunk { id, object, created: *created, model, choices, prompt_token_ids: None, usage: None }
     }
 }
 
@@ -158,22 +148,10 @@ impl Frames for Stream {
     fn open(&mut self, _index: usize, _usage: Usage) -> String {
         let mut frames = String::new();
         for index in 0..self.choices {
-            let delta = Delta {
-                role: Some("assistant"),
-                content: String::new(),
-            };
-            let choice = ChunkChoice {
-                index,
-                delta,
-                logprobs: None,
-                finish_reason: None,
-                token_ids: None,
-            };
+            let delta = Delta { role: Some("assistant"), content: String::new() };
+            let choice = ChunkChoice { index, delta, logprobs: None, finish_reason: None, token_ids: None };
             let prompt_token_ids = self.prompt_ids.take();
-            frames.push_str(&data(&Chunk {
-                prompt_token_ids,
-                ..self.chunk(vec![choice])
-            }));
+            frames.push_str(&data(&Chunk { prompt_token_ids, ..self.chunk(vec![choice]) }));
         }
         frames
     }
@@ -183,10 +161,7 @@ impl Frames for Stream {
         for index in 0..self.choices {
             let choice = ChunkChoice {
                 index,
-                delta: Delta {
-                    role: None,
-                    content: tokens::spell(token),
-                },
+                delta: Delta { role: None, content: tokens::spell(token) },
                 logprobs: None,
                 finish_reason: last.then_some("length"),
                 token_ids: self.show_ids.then_some([token]),
@@ -199,10 +174,7 @@ impl Frames for Stream {
     fn close(&mut self, total: Usage, _tallies: &[Tally]) -> String {
         let mut frames = String::new();
         if self.include_usage {
-            frames.push_str(&data(&Chunk {
-                usage: Some(total.openai()),
-                ..self.chunk(vec![])
-            }));
+            frames.push_str(&data(&Chunk { usage: Some(total.openai()), ..self.chunk(vec![]) }));
         }
         frames + DONE
     }

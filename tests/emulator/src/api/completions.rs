@@ -120,27 +120,12 @@ pub(super) struct Stream {
 impl Stream {
     pub(super) fn new(job: &Job) -> Self {
         let (id, model) = (job.id.clone(), job.model.clone());
-        Self {
-            id,
-            model,
-            created: job.created,
-            wanted: job.wanted.clone(),
-            begun: false,
-        }
+        Self { id, model, created: job.created, wanted: job.wanted.clone(), begun: false }
     }
 
     fn chunk(&self, choices: Vec<ChunkChoice>) -> Chunk<'_> {
-        let Self {
-            id, model, created, ..
-        } = self;
-        Chunk {
-            id,
-            object: "text_completion",
-            created: *created,
-            model,
-            choices,
-            usage: None,
-        }
+        let Self { id, model, created, .. } = self;
+        Chunk { id, object: "text_completion", created: *created, model, choices, usage: None }
     }
 }
 
@@ -172,10 +157,7 @@ impl Frames for Stream {
     fn close(&mut self, total: Usage, _tallies: &[Tally]) -> String {
         let mut frames = String::new();
         if self.wanted.include_usage {
-            frames.push_str(&data(&Chunk {
-                usage: Some(total.openai()),
-                ..self.chunk(vec![])
-            }));
+            frames.push_str(&data(&Chunk { usage: Some(total.openai()), ..self.chunk(vec![]) }));
         }
         frames + DONE
     }

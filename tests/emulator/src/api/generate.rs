@@ -10,22 +10,17 @@ use crate::error::ApiError;
 use crate::params::Handle;
 
 pub(super) fn read(body: &Value) -> Result<Wanted, ApiError> {
-    let ids = body
-        .get("token_ids")
-        .and_then(Value::as_array)
-        .and_then(|ids| token_ids(ids))
-        .ok_or_else(|| ApiError::schema("1 validation error: token_ids: Field required, a list of ids"))?;
+    let ids =
+        body.get("token_ids").and_then(Value::as_array).and_then(|ids| token_ids(ids)).ok_or_else(|| {
+            ApiError::schema("1 validation error: token_ids: Field required, a list of ids")
+        })?;
     let sampling = body
         .get("sampling_params")
         .filter(|sampling| sampling.is_object())
         .ok_or_else(|| ApiError::schema("1 validation error: sampling_params: Field required, an object"))?;
     let limits = Wanted::read(sampling, Vec::new(), &["max_tokens"])?;
     let wanted = Wanted::read(body, vec![ids], &[])?;
-    Ok(Wanted {
-        max_tokens: limits.max_tokens,
-        n: limits.n,
-        ..wanted
-    })
+    Ok(Wanted { max_tokens: limits.max_tokens, n: limits.n, ..wanted })
 }
 
 #[derive(Serialize)]
@@ -52,13 +47,7 @@ struct Choice<'a> {
 
 impl<'a> Choice<'a> {
     fn new(index: usize, token_ids: &'a [u32], last: bool) -> Self {
-        Self {
-            index,
-            finish_reason: last.then_some("length"),
-            stop_reason: None,
-            token_ids,
-            logprobs: None,
-        }
+        Self { index, finish_reason: last.then_some("length"), stop_reason: None, token_ids, logprobs: None }
     }
 }
 
@@ -73,11 +62,7 @@ pub(super) fn whole<'a>(job: &'a Job, outcome: &'a Outcome) -> Whole<'a> {
         prompt_token_ids: job.shown_prompt(0),
         kv_transfer_params: outcome.handle(),
         output_mode: "tokens",
-        choices: job
-            .wanted
-            .choices(0)
-            .map(|index| Choice::new(index, tokens, true))
-            .collect(),
+        choices: job.wanted.choices(0).map(|index| Choice::new(index, tokens, true)).collect(),
     }
 }
 
@@ -100,11 +85,7 @@ pub(super) struct Stream {
 
 impl Stream {
     pub(super) fn new(job: &Job) -> Self {
-        Self {
-            id: job.id.clone(),
-            wanted: job.wanted.clone(),
-            prompt_ids: job.shown_prompt(0),
-        }
+        Self { id: job.id.clone(), wanted: job.wanted.clone(), prompt_ids: job.shown_prompt(0) }
     }
 }
 
@@ -132,13 +113,7 @@ impl Frames for Stream {
         if self.wanted.include_usage {
             let (request_id, usage) = (self.id.as_str(), Some(total.openai()));
             let (prompt_token_ids, output_mode, choices) = (None, "tokens", vec![]);
-            frames.push_str(&data(&Chunk {
-                request_id,
-                usage,
-                prompt_token_ids,
-                output_mode,
-                choices,
-            }));
+            frames.push_str(&data(&Chunk { request_id, usage, prompt_token_ids, output_mode, choices }));
         }
         frames + DONE
     }

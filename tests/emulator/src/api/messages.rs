@@ -15,18 +15,11 @@ pub(super) fn read(body: &Value) -> Result<Wanted, ApiError> {
         .get("messages")
         .and_then(Value::as_array)
         .ok_or_else(|| ApiError::schema("1 validation error: messages: Field required, a list"))?;
-    let system = body
-        .get("system")
-        .filter(|system| !system.is_null())
-        .map(|system| ("system", system));
+    let system = body.get("system").filter(|system| !system.is_null()).map(|system| ("system", system));
     let prompt = render(system.into_iter().chain(turns(messages)?), body.get("tools"));
     let wanted = Wanted::read(body, vec![prompt], &["max_tokens"])?;
     // This API has no n and no token ids.
-    Ok(Wanted {
-        n: 1,
-        return_token_ids: false,
-        ..wanted
-    })
+    Ok(Wanted { n: 1, return_token_ids: false, ..wanted })
 }
 
 #[derive(Serialize)]
@@ -75,10 +68,7 @@ pub(super) fn whole<'a>(job: &'a Job, outcome: &'a Outcome) -> Whole<'a> {
         id: &job.id,
         kind: "message",
         role: "assistant",
-        content: [Text {
-            kind: "text",
-            text: tokens::decode(&outcome.tallies[0].tokens),
-        }],
+        content: [Text { kind: "text", text: tokens::decode(&outcome.tallies[0].tokens) }],
         model: &job.model,
         stop_reason: "max_tokens",
         usage: MessagesUsage::new(outcome.usage),
@@ -94,10 +84,7 @@ pub(super) struct Stream {
 
 impl Stream {
     pub(super) fn new(job: &Job) -> Self {
-        Self {
-            id: job.id.clone(),
-            model: job.model.clone(),
-        }
+        Self { id: job.id.clone(), model: job.model.clone() }
     }
 }
 
@@ -114,19 +101,14 @@ impl Frames for Stream {
 
     fn token(&mut self, _index: usize, token: u32, _last: bool) -> String {
         let delta = json!({"type": "text_delta", "text": tokens::spell(token)});
-        event(
-            "content_block_delta",
-            &json!({"type": "content_block_delta", "index": 0, "delta": delta}),
-        )
+        event("content_block_delta", &json!({"type": "content_block_delta", "index": 0, "delta": delta}))
     }
 
     fn close(&mut self, total: Usage, _tallies: &[Tally]) -> String {
         let delta = json!({"type": "message_delta",
             "delta": {"stop_reason": "max_tokens", "stop_sequence": null}, "usage": MessagesUsage::new(total)});
-        event(
-            "content_block_stop",
-            &json!({"type": "content_block_stop", "index": 0}),
-        ) + &event("message_delta", &delta)
+        event("content_block_stop", &json!({"type": "content_block_stop", "index": 0}))
+            + &event("message_delta", &delta)
             + &event("message_stop", &json!({"type": "message_stop"}))
     }
 

@@ -78,11 +78,7 @@ impl Route {
     }
 
     fn error(self, error: &ApiError) -> Value {
-        if self == Self::Messages {
-            error.anthropic()
-        } else {
-            error.openai()
-        }
+        if self == Self::Messages { error.anthropic() } else { error.openai() }
     }
 
     fn whole(self, job: &Job, outcome: &Outcome) -> Response<Body> {
@@ -133,9 +129,7 @@ fn prepare(
     let body: Value = serde_json::from_slice(body)
         .map_err(|error| ApiError::schema(format!("JSON decode error: {error}")))?;
     if !body.is_object() {
-        return Err(ApiError::schema(
-            "Input should be a valid dictionary or object to extract fields from",
-        ));
+        return Err(ApiError::schema("Input should be a valid dictionary or object to extract fields from"));
     }
     let mut wanted = route.read(&body)?;
     let intent = KvIntent::read(body.get("kv_transfer_params"));
@@ -169,19 +163,11 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else {
         return Ok(());
     };
-    let media = value
-        .to_str()
-        .unwrap_or_default()
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim();
+    let media = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
     if media.eq_ignore_ascii_case("application/json") {
         return Ok(());
     }
-    Err(ApiError::schema(
-        "Unsupported Media Type: Only 'application/json' is allowed",
-    ))
+    Err(ApiError::schema("Unsupported Media Type: Only 'application/json' is allowed"))
 }
 
 /// The first `x-request-id`, as vLLM takes it, or a random one.
@@ -197,10 +183,9 @@ fn stream(engine: &Arc<Engine>, route: Route, job: Job, plans: Vec<Plan>) -> Res
     let frames = route.frames(&job);
     let body = run::into_frames(Arc::clone(engine), job, plans, frames);
     let mut response = Response::new(body);
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        http::HeaderValue::from_static("text/event-stream; charset=utf-8"),
-    );
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, http::HeaderValue::from_static("text/event-stream; charset=utf-8"));
     response
 }
 

@@ -64,28 +64,18 @@ impl Wanted {
 
 /// The rejections of vLLM's handlers.
 pub(crate) fn check(engine: &Engine, wanted: &mut Wanted) -> Result<(), ApiError> {
-    if let Some(model) = wanted
-        .model
-        .as_ref()
-        .filter(|model| **model != engine.config().model)
-    {
+    if let Some(model) = wanted.model.as_ref().filter(|model| **model != engine.config().model) {
         return Err(ApiError::no_model(model));
     }
     if wanted.prompts.is_empty() || wanted.prompts.iter().any(Vec::is_empty) {
-        return Err(ApiError::bad_request(
-            "The decoder prompt cannot be empty",
-            "prompt",
-        ));
+        return Err(ApiError::bad_request("The decoder prompt cannot be empty", "prompt"));
     }
     if wanted.max_tokens < 1 {
         let message = format!("max_tokens must be at least 1, got {}.", wanted.max_tokens);
         return Err(ApiError::bad_request(message, "max_tokens"));
     }
     if !(1..=MAX_CHOICES).contains(&wanted.n) {
-        return Err(ApiError::bad_request(
-            format!("n must be 1 to {MAX_CHOICES}, got {}.", wanted.n),
-            "n",
-        ));
+        return Err(ApiError::bad_request(format!("n must be 1 to {MAX_CHOICES}, got {}.", wanted.n), "n"));
     }
     let room = engine.config().max_model_len();
     let longest = wanted.prompts.iter().map(Vec::len).max().unwrap_or_default();
@@ -95,9 +85,7 @@ pub(crate) fn check(engine: &Engine, wanted: &mut Wanted) -> Result<(), ApiError
         );
         return Err(ApiError::bad_request(message, "input_tokens"));
     }
-    wanted.max_tokens = wanted
-        .max_tokens
-        .min(i64::try_from(room - longest).unwrap_or(i64::MAX));
+    wanted.max_tokens = wanted.max_tokens.min(i64::try_from(room - longest).unwrap_or(i64::MAX));
     Ok(())
 }
 
@@ -130,14 +118,9 @@ pub(crate) fn turns(items: &[Value]) -> Result<Vec<(&str, &Value)>, ApiError> {
     items
         .iter()
         .map(|item| {
-            let item = item
-                .as_object()
-                .ok_or_else(|| ApiError::schema("messages must be a list of objects"))?;
-            let role = item
-                .get("role")
-                .or(item.get("type"))
-                .and_then(Value::as_str)
-                .unwrap_or("user");
+            let item =
+                item.as_object().ok_or_else(|| ApiError::schema("messages must be a list of objects"))?;
+            let role = item.get("role").or(item.get("type")).and_then(Value::as_str).unwrap_or("user");
             Ok((role, item.get("content").unwrap_or(NOTHING)))
         })
         .collect()
@@ -159,25 +142,16 @@ fn push_content(rendered: &mut String, content: &Value) {
 
 /// A list of token ids.
 pub(crate) fn token_ids(items: &[Value]) -> Option<Vec<u32>> {
-    items
-        .iter()
-        .map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok()))
-        .collect()
+    items.iter().map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok())).collect()
 }
 
 fn integer(body: &Value, key: &'static str) -> Result<Option<i64>, ApiError> {
     typed(body, key, "integer", |value| {
         // A float without a fraction passes, as in vLLM.
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "only whole numbers in i64's range are cast"
-        )]
-        value.as_i64().or_else(|| {
-            value
-                .as_f64()
-                .filter(|n| n.fract() == 0.0 && n.abs() < 1e15)
-                .map(|n| n as i64)
-        })
+        #[expect(clippy::cast_possible_truncation, reason = "only whole numbers in i64's range are cast")]
+        value
+            .as_i64()
+            .or_else(|| value.as_f64().filter(|n| n.fract() == 0.0 && n.abs() < 1e15).map(|n| n as i64))
     })
 }
 
@@ -198,9 +172,7 @@ fn typed<T>(
     match body.get(key) {
         None | Some(Value::Null) => Ok(None),
         Some(value) => read(value).map(Some).ok_or_else(|| {
-            ApiError::schema(format!(
-                "1 validation error: {key}: Input should be a valid {kind}"
-            ))
+            ApiError::schema(format!("1 validation error: {key}: Input should be a valid {kind}"))
         }),
     }
 }

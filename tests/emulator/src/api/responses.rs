@@ -18,22 +18,11 @@ pub(super) fn read(body: &Value) -> Result<Wanted, ApiError> {
         _ => return Err(wrong()),
     };
     let empty = input.iter().all(|(_, content)| content.as_str() == Some(""));
-    let instructions = body
-        .get("instructions")
-        .filter(|text| !text.is_null())
-        .map(|text| ("system", text));
+    let instructions = body.get("instructions").filter(|text| !text.is_null()).map(|text| ("system", text));
     let turns = instructions.into_iter().chain(input);
-    let prompt = if empty {
-        Vec::new()
-    } else {
-        render(turns, body.get("tools"))
-    };
+    let prompt = if empty { Vec::new() } else { render(turns, body.get("tools")) };
     let wanted = Wanted::read(body, vec![prompt], &["max_output_tokens"])?;
-    Ok(Wanted {
-        n: 1,
-        return_token_ids: false,
-        ..wanted
-    })
+    Ok(Wanted { n: 1, return_token_ids: false, ..wanted })
 }
 
 #[derive(Serialize)]
@@ -81,9 +70,7 @@ impl ResponsesUsage {
     fn new(usage: Usage) -> Self {
         Self {
             input_tokens: usage.prompt,
-            input_tokens_details: InputDetails {
-                cached_tokens: usage.cached,
-            },
+            input_tokens_details: InputDetails { cached_tokens: usage.cached },
             output_tokens: usage.completion,
             output_tokens_details: OutputDetails { reasoning_tokens: 0 },
             total_tokens: usage.prompt + usage.completion,
@@ -147,13 +134,7 @@ pub(super) struct Stream {
 impl Stream {
     pub(super) fn new(job: &Job) -> Self {
         let (id, model) = (job.id.clone(), job.model.clone());
-        Self {
-            id,
-            model,
-            created: job.created,
-            limit: job.wanted.limit(),
-            sequence: 0,
-        }
+        Self { id, model, created: job.created, limit: job.wanted.limit(), sequence: 0 }
     }
 
     /// One event: its fields, its name and the running number.
@@ -194,10 +175,7 @@ impl Frames for Stream {
     }
 
     fn close(&mut self, total: Usage, tallies: &[Tally]) -> String {
-        let text = tallies
-            .first()
-            .map(|tally| tokens::decode(&tally.tokens))
-            .unwrap_or_default();
+        let text = tallies.first().map(|tally| tokens::decode(&tally.tokens)).unwrap_or_default();
         let item = message(&self.id, &text);
         let mut done = self.part();
         done["text"] = text.as_str().into();
@@ -212,10 +190,7 @@ impl Frames for Stream {
         }});
         self.event("response.output_text.done", done)
             + &self.event("response.content_part.done", part)
-            + &self.event(
-                "response.output_item.done",
-                json!({"output_index": 0, "item": item}),
-            )
+            + &self.event("response.output_item.done", json!({"output_index": 0, "item": item}))
             + &self.event("response.completed", response)
     }
 }

@@ -25,19 +25,12 @@ pub(crate) struct Job {
 
 impl Job {
     pub(crate) fn new(id: String, model: String, wanted: Wanted) -> Self {
-        Self {
-            id,
-            model,
-            created: now(),
-            wanted,
-        }
+        Self { id, model, created: now(), wanted }
     }
 
     /// The prompt's ids, if the request asked to see them.
     pub(crate) fn shown_prompt(&self, index: usize) -> Option<Vec<u32>> {
-        self.wanted
-            .return_token_ids
-            .then(|| self.wanted.prompts[index].clone())
+        self.wanted.return_token_ids.then(|| self.wanted.prompts[index].clone())
     }
 }
 
@@ -56,9 +49,7 @@ impl Usage {
             prompt_tokens: self.prompt,
             total_tokens: self.prompt + self.completion,
             completion_tokens: self.completion,
-            prompt_tokens_details: PromptDetails {
-                cached_tokens: self.cached,
-            },
+            prompt_tokens_details: PromptDetails { cached_tokens: self.cached },
         }
     }
 }
@@ -111,10 +102,7 @@ pub(crate) fn into_frames(
     // One slot: the next token is made only when the one before was taken.
     let (sender, receiver) = mpsc::channel(1);
     let work = async move {
-        let mut sink = Push {
-            frames: &mut *frames,
-            sender: &sender,
-        };
+        let mut sink = Push { frames: &mut *frames, sender: &sender };
         let last = match generate(&engine, &job, plans, &mut sink).await {
             Ok(outcome) => frames.close(outcome.usage, &outcome.tallies),
             Err(error) => frames.fail(&error),
@@ -171,18 +159,11 @@ async fn generate(
     sink: &mut impl Sink,
 ) -> Result<Outcome, ApiError> {
     let limit = job.wanted.limit();
-    let mut outcome = Outcome {
-        tallies: Vec::new(),
-        usage: Usage::default(),
-    };
+    let mut outcome = Outcome { tallies: Vec::new(), usage: Usage::default() };
     for (index, (prompt, plan)) in job.wanted.prompts.iter().zip(plans).enumerate() {
         let id = format!("{}-{index}", job.id);
         let mut sequence = Sequence::start(engine, id, prompt, limit, plan).await?;
-        let usage = Usage {
-            prompt: prompt.len(),
-            completion: 0,
-            cached: sequence.cached_tokens,
-        };
+        let usage = Usage { prompt: prompt.len(), completion: 0, cached: sequence.cached_tokens };
         sink.open(index, usage).await;
         let mut tokens = Vec::with_capacity(limit.min(1024));
         while let Some(token) = sequence.next().await {
@@ -192,10 +173,7 @@ async fn generate(
         outcome.usage.prompt += usage.prompt;
         outcome.usage.completion += tokens.len() * job.wanted.choices(index).len();
         outcome.usage.cached += usage.cached;
-        outcome.tallies.push(Tally {
-            tokens,
-            handle: sequence.finish(),
-        });
+        outcome.tallies.push(Tally { tokens, handle: sequence.finish() });
     }
     Ok(outcome)
 }

@@ -28,9 +28,7 @@ pub(crate) const TRAILER: HeaderName = HeaderName::from_static("x-emulator-trail
 
 /// A body that is known already.
 pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into())
-        .map_err(|never| match never {})
-        .boxed_unsync()
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
 /// A JSON answer.
@@ -38,9 +36,7 @@ pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Response<Body>
     let bytes = serde_json::to_vec(value).expect("our own answers have string keys and finite numbers");
     let mut response = Response::new(full(bytes));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
@@ -49,11 +45,7 @@ pub(crate) fn produced(
     work: impl Future<Output = ()> + Send + 'static,
     receiver: mpsc::Receiver<Bytes>,
 ) -> Body {
-    Produced {
-        work: Some(Box::pin(work)),
-        receiver,
-    }
-    .boxed_unsync()
+    Produced { work: Some(Box::pin(work)), receiver }.boxed_unsync()
 }
 
 struct Produced {
@@ -82,13 +74,7 @@ impl HttpBody for Produced {
 
 /// Sends a body one byte at a time, `pause` apart.
 pub(crate) fn drip(inner: Body, pause: Duration) -> Body {
-    Drip {
-        inner,
-        pause,
-        wait: None,
-        rest: Bytes::new(),
-    }
-    .boxed_unsync()
+    Drip { inner, pause, wait: None, rest: Bytes::new() }.boxed_unsync()
 }
 
 struct Drip {
@@ -126,11 +112,7 @@ impl HttpBody for Drip {
 
     fn size_hint(&self) -> SizeHint {
         // Exact only before the first byte, which is when hyper asks.
-        if self.rest.is_empty() {
-            self.inner.size_hint()
-        } else {
-            SizeHint::default()
-        }
+        if self.rest.is_empty() { self.inner.size_hint() } else { SizeHint::default() }
     }
 }
 
@@ -139,13 +121,7 @@ const FLUSH: Duration = Duration::from_millis(20);
 
 /// Sends `keep` bytes of a body, then resets the connection.
 pub(crate) fn cut(inner: Body, keep: usize, conn: Arc<ConnControl>) -> Body {
-    Cut {
-        inner,
-        keep,
-        conn,
-        wait: None,
-    }
-    .boxed_unsync()
+    Cut { inner, keep, conn, wait: None }.boxed_unsync()
 }
 
 struct Cut {
@@ -194,11 +170,7 @@ impl HttpBody for Cut {
 pub(crate) fn with_trailer(inner: Body) -> Body {
     let mut trailers = HeaderMap::new();
     trailers.insert(TRAILER, HeaderValue::from_static("done"));
-    Trailed {
-        inner,
-        last: Some(trailers),
-    }
-    .boxed_unsync()
+    Trailed { inner, last: Some(trailers) }.boxed_unsync()
 }
 
 struct Trailed {

@@ -33,10 +33,9 @@ pub(super) async fn handle(
     let faults = &shared.settings.faults;
     Ok(match (path.as_str(), post) {
         ("/emulator/state", false) => json(StatusCode::OK, &shared.engine().state()),
-        ("/emulator/requests", false) => json(
-            StatusCode::OK,
-            &shared.seen.last(wanted_count(request.uri().query())),
-        ),
+        ("/emulator/requests", false) => {
+            json(StatusCode::OK, &shared.seen.last(wanted_count(request.uri().query())))
+        }
         ("/emulator/faults", false) => json(StatusCode::OK, &faults.get()),
         ("/emulator/faults", true) => match read(request).await? {
             Ok(set) => {
@@ -71,11 +70,7 @@ fn wanted_count(query: Option<&str>) -> usize {
 }
 
 async fn read<T: DeserializeOwned>(request: Request<Incoming>) -> Result<Result<T, ApiError>, Gone> {
-    let body = Limited::new(request.into_body(), MAX_BODY)
-        .collect()
-        .await
-        .map_err(|_| Gone)?
-        .to_bytes();
+    let body = Limited::new(request.into_body(), MAX_BODY).collect().await.map_err(|_| Gone)?.to_bytes();
     Ok(serde_json::from_slice(&body).map_err(|error| ApiError::schema(error.to_string())))
 }
 
@@ -99,8 +94,6 @@ fn upgrade(mut request: Request<Incoming>) -> Response<Body> {
     let mut response = Response::new(full(""));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     response.headers_mut().insert(header::UPGRADE, protocol);
-    response
-        .headers_mut()
-        .insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     response
 }

@@ -43,10 +43,8 @@ impl ConnControl {
     }
 
     fn set(&self, bytes: &[u8], then_close: bool) {
-        *self.inject.lock().unwrap_or_else(PoisonError::into_inner) = Injection {
-            bytes: bytes.to_vec(),
-            then_close,
-        };
+        *self.inject.lock().unwrap_or_else(PoisonError::into_inner) =
+            Injection { bytes: bytes.to_vec(), then_close };
         self.injecting.store(true, Relaxed);
     }
 }

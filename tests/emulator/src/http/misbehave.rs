@@ -53,9 +53,7 @@ pub(super) async fn before(
     }
     if faults.not_json {
         let mut response = Response::new(full("this is not JSON"));
-        response
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         return Ok(Some(response));
     }
     Ok(None)
@@ -89,9 +87,7 @@ pub(super) async fn after(
         response = response.map(|body| drip(body, Duration::from_millis(pause)));
     }
     if faults.trailers {
-        response
-            .headers_mut()
-            .insert(header::TRAILER, HeaderValue::from(TRAILER));
+        response.headers_mut().insert(header::TRAILER, HeaderValue::from(TRAILER));
         if !invites_trailers(request) {
             return uninvited(conn, faults, response).await;
         }
@@ -108,21 +104,14 @@ pub(super) async fn after(
 
 /// hyper sends trailers to clients that ask for them.
 fn invites_trailers(request: &HeaderMap) -> bool {
-    request
-        .get_all(header::TE)
-        .iter()
-        .any(|te| te.to_str().is_ok_and(|te| te.contains("trailers")))
+    request.get_all(header::TE).iter().any(|te| te.to_str().is_ok_and(|te| te.contains("trailers")))
 }
 
 /// Writes the whole answer by hand, since hyper keeps trailers from clients that did not ask, and closes.
 async fn uninvited(conn: &Conn, faults: &Faults, response: Response<Body>) -> Result<Response<Body>, Gone> {
     let (parts, body) = response.into_parts();
     let body = body.collect().await.map_err(|_| Gone)?.to_bytes();
-    let mut raw = if faults.early_hints {
-        EARLY_HINTS.to_vec()
-    } else {
-        Vec::new()
-    };
+    let mut raw = if faults.early_hints { EARLY_HINTS.to_vec() } else { Vec::new() };
     raw.extend_from_slice(format!("HTTP/1.1 {}\r\n", parts.status).as_bytes());
     for (name, value) in &parts.headers {
         raw.extend_from_slice(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
@@ -142,12 +131,7 @@ async fn compress(response: Response<Body>) -> Result<Response<Body>, Gone> {
     let (mut parts, body) = response.into_parts();
     let plain = body.collect().await.map_err(|_| Gone)?.to_bytes();
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    let packed = encoder
-        .write_all(&plain)
-        .and_then(|()| encoder.finish())
-        .map_err(|_| Gone)?;
-    parts
-        .headers
-        .insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    let packed = encoder.write_all(&plain).and_then(|()| encoder.finish()).map_err(|_| Gone)?;
+    parts.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     Ok(Response::from_parts(parts, full(packed)))
 }

@@ -33,19 +33,11 @@ impl SeenRequest {
         let headers = parts
             .headers
             .iter()
-            .map(|(name, value)| {
-                (
-                    name.to_string(),
-                    String::from_utf8_lossy(value.as_bytes()).into_owned(),
-                )
-            })
+            .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
             .collect();
         Self {
             method: parts.method.to_string(),
-            path: parts
-                .uri
-                .path_and_query()
-                .map_or_else(|| parts.uri.to_string(), ToString::to_string),
+            path: parts.uri.path_and_query().map_or_else(|| parts.uri.to_string(), ToString::to_string),
             headers,
             body_len: body.len(),
             body: (body.len() < KEPT_BODY).then(|| String::from_utf8_lossy(body).into_owned()),
@@ -55,11 +47,7 @@ impl SeenRequest {
     /// All values of a header, in order. `name` in lower case.
     #[must_use]
     pub fn header_values(&self, name: &str) -> Vec<&str> {
-        self.headers
-            .iter()
-            .filter(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
-            .collect()
+        self.headers.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str()).collect()
     }
 }
 
@@ -79,10 +67,7 @@ impl SeenRing {
     /// The last `count`, oldest first.
     pub(crate) fn last(&self, count: usize) -> Vec<SeenRequest> {
         let ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        ring.iter()
-            .skip(ring.len().saturating_sub(count))
-            .cloned()
-            .collect()
+        ring.iter().skip(ring.len().saturating_sub(count)).cloned().collect()
     }
 
     pub(crate) fn clear(&self) {

@@ -38,19 +38,11 @@ impl<'a> Peer<'a> {
     ) -> io::Result<u64> {
         let Some(block_ids) = self.remote.block_ids.get(..wanted) else {
             let listed = self.remote.block_ids.len();
-            return Err(refused(format!(
-                "the prompt needs {wanted} blocks, the handle lists {listed}"
-            )));
+            return Err(refused(format!("the prompt needs {wanted} blocks, the handle lists {listed}")));
         };
-        let theirs = self
-            .ask(What::Read {
-                block_ids: block_ids.to_vec(),
-            })
-            .await?;
+        let theirs = self.ask(What::Read { block_ids: block_ids.to_vec() }).await?;
         if theirs != block_bytes {
-            return Err(refused(format!(
-                "their blocks have {theirs} bytes, ours {block_bytes}"
-            )));
+            return Err(refused(format!("their blocks have {theirs} bytes, ours {block_bytes}")));
         }
         let mut block = vec![0; block_bytes];
         for index in 0..wanted {
@@ -98,7 +90,5 @@ fn refused(reason: String) -> io::Error {
 }
 
 async fn within<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    timeout(PEER_SILENCE, work)
-        .await
-        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    timeout(PEER_SILENCE, work).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }

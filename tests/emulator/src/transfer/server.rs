@@ -36,9 +36,7 @@ async fn reply(socket: &mut (impl AsyncWrite + Unpin), done: bool) -> io::Result
     let answer = if done {
         Answer::Granted { block_bytes: 0 }
     } else {
-        Answer::Refused {
-            reason: "no such lease: released, expired or never granted".into(),
-        }
+        Answer::Refused { reason: "no such lease: released, expired or never granted".into() }
     };
     send(socket, &answer).await
 }
@@ -59,10 +57,7 @@ async fn read(
     let mut sent: u64 = 0;
     for id in blocks {
         let mut block = engine.leases.read_block(request, *id).ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::ConnectionAborted,
-                "the lease ended during the read",
-            )
+            io::Error::new(io::ErrorKind::ConnectionAborted, "the lease ended during the read")
         })?;
         if std::mem::take(&mut corrupt) {
             // The first byte belongs to the first token, which every prompt has.
@@ -84,7 +79,5 @@ pub(crate) fn due(rate: u64, amount: u64) -> Option<std::time::Duration> {
         return None;
     }
     let nanos = u128::from(amount) * 1_000_000_000 / u128::from(rate);
-    Some(std::time::Duration::from_nanos(
-        u64::try_from(nanos).unwrap_or(u64::MAX),
-    ))
+    Some(std::time::Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
 }

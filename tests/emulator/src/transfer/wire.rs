@@ -65,10 +65,7 @@ pub(crate) async fn receive<M: DeserializeOwned>(
     };
     let length = u32::from_be_bytes(length) as usize;
     if length > MAX_MESSAGE {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("message of {length} bytes"),
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("message of {length} bytes")));
     }
     let mut body = vec![0; length];
     socket.read_exact(&mut body).await?;
@@ -82,11 +79,8 @@ mod tests {
     #[tokio::test]
     async fn a_message_crosses_and_the_end_is_told_from_garbage() {
         let (mut near, mut far) = tokio::io::duplex(1 << 16);
-        let ask = Ask {
-            engine_id: "e".into(),
-            request_id: "r".into(),
-            what: What::Read { block_ids: vec![3] },
-        };
+        let ask =
+            Ask { engine_id: "e".into(), request_id: "r".into(), what: What::Read { block_ids: vec![3] } };
         send(&mut near, &ask).await.unwrap();
         let back: Ask = receive(&mut far).await.unwrap().unwrap();
         assert!(matches!(back.what, What::Read { block_ids } if block_ids == [3]));

@@ -54,10 +54,7 @@ impl Zero {
         let workers = (0..config.workers.max(1))
             .map(|_| worker(canned.clone()))
             .collect::<io::Result<Vec<UnboundedSender<std::net::TcpStream>>>>()?;
-        spawn(
-            "zero-accept",
-            move || async move { accept(listener, &workers).await },
-        )?;
+        spawn("zero-accept", move || async move { accept(listener, &workers).await })?;
         Ok(Self { addr })
     }
 
@@ -71,10 +68,7 @@ impl Zero {
 /// A thread with a single-threaded runtime that runs `work` to its end.
 fn spawn<W: Future<Output = ()>>(name: &str, work: impl FnOnce() -> W + Send + 'static) -> io::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    thread::Builder::new()
-        .name(name.into())
-        .spawn(move || runtime.block_on(work()))
-        .map(drop)
+    thread::Builder::new().name(name.into()).spawn(move || runtime.block_on(work())).map(drop)
 }
 
 fn worker(canned: Canned) -> io::Result<UnboundedSender<std::net::TcpStream>> {
@@ -111,9 +105,7 @@ async fn serve(mut sockets: UnboundedReceiver<std::net::TcpStream>, canned: Cann
             let _ = socket.set_nodelay(true);
             let service = service_fn(|request| answer::answer(&canned, request));
             // The client's departure is no event here.
-            let _ = http1::Builder::new()
-                .serve_connection(TokioIo::new(socket), service)
-                .await;
+            let _ = http1::Builder::new().serve_connection(TokioIo::new(socket), service).await;
         });
     }
 }

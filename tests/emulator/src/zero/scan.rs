@@ -18,12 +18,7 @@ pub(super) struct TrueMember {
 impl TrueMember {
     /// `quoted` is the key with its quotes.
     pub(super) fn new(quoted: &'static str) -> Self {
-        Self {
-            finder: Finder::new(quoted),
-            length: quoted.len(),
-            tail: Vec::new(),
-            found: false,
-        }
+        Self { finder: Finder::new(quoted), length: quoted.len(), tail: Vec::new(), found: false }
     }
 
     /// Takes the next piece of the body.
@@ -38,8 +33,7 @@ impl TrueMember {
             self.found = self.holds(&seam);
         }
         self.found = self.found || self.holds(piece);
-        self.tail
-            .extend_from_slice(&piece[piece.len().saturating_sub(REACH)..]);
+        self.tail.extend_from_slice(&piece[piece.len().saturating_sub(REACH)..]);
     }
 
     /// Whether the member was there and true.
@@ -50,8 +44,7 @@ impl TrueMember {
     fn holds(&self, text: &[u8]) -> bool {
         self.finder.find_iter(text).any(|at| {
             let rest = text[at + self.length..].trim_ascii_start();
-            rest.strip_prefix(b":")
-                .is_some_and(|rest| rest.trim_ascii_start().starts_with(b"true"))
+            rest.strip_prefix(b":").is_some_and(|rest| rest.trim_ascii_start().starts_with(b"true"))
         })
     }
 }

@@ -53,12 +53,7 @@ pub(crate) async fn send(
     let body = body.collect().await?;
     let trailers = body.trailers().cloned();
     connection.abort();
-    Ok(Answer {
-        status: parts.status,
-        headers: parts.headers,
-        body: body.to_bytes(),
-        trailers,
-    })
+    Ok(Answer { status: parts.status, headers: parts.headers, body: body.to_bytes(), trailers })
 }
 
 pub(crate) fn request(method: Method, path: &str, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
@@ -72,9 +67,7 @@ pub(crate) fn request(method: Method, path: &str, body: impl Into<Bytes>) -> Req
 }
 
 pub(crate) async fn post(addr: SocketAddr, path: &str, body: &Value) -> Answer {
-    send(addr, request(Method::POST, path, body.to_string()))
-        .await
-        .unwrap()
+    send(addr, request(Method::POST, path, body.to_string())).await.unwrap()
 }
 
 pub(crate) async fn get(addr: SocketAddr, path: &str) -> Answer {
@@ -99,19 +92,13 @@ pub(crate) fn routes() -> Vec<(&'static str, Value)> {
             json!({"model": "tiny", "messages": [{"role": "user", "content": text}],
             "max_tokens": TOKENS}),
         ),
-        (
-            "/v1/completions",
-            json!({"model": "tiny", "prompt": text, "max_tokens": TOKENS}),
-        ),
+        ("/v1/completions", json!({"model": "tiny", "prompt": text, "max_tokens": TOKENS})),
         (
             "/v1/messages",
             json!({"model": "tiny", "system": "be brief", "max_tokens": TOKENS,
             "messages": [{"role": "user", "content": [{"type": "text", "text": text}]}]}),
         ),
-        (
-            "/v1/responses",
-            json!({"model": "tiny", "input": text, "max_output_tokens": TOKENS}),
-        ),
+        ("/v1/responses", json!({"model": "tiny", "input": text, "max_output_tokens": TOKENS})),
         (
             "/inference/v1/generate",
             json!({"token_ids": (100..140).collect::<Vec<u32>>(),
@@ -145,25 +132,16 @@ pub(crate) fn decode_leg(body: &Value, prefill: &Value, stream: bool) -> Value {
 /// The generated text (or ids), whatever the route and whether streamed or not.
 pub(crate) fn output(answer: &Answer) -> String {
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
-    let streamed = answer.headers["content-type"]
-        .to_str()
-        .unwrap()
-        .contains("text/event-stream");
+    let streamed = answer.headers["content-type"].to_str().unwrap().contains("text/event-stream");
     if !streamed {
         return piece(&answer.json());
     }
     let text = answer.text();
-    let payloads = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("data: "))
-        .filter(|data| *data != "[DONE]");
+    let payloads =
+        text.lines().filter_map(|line| line.strip_prefix("data: ")).filter(|data| *data != "[DONE]");
     payloads
         .map(|data| serde_json::from_str::<Value>(data).unwrap())
-        .filter(|event| {
-            event
-                .get("type")
-                .is_none_or(|kind| kind.as_str().unwrap().contains("delta"))
-        })
+        .filter(|event| event.get("type").is_none_or(|kind| kind.as_str().unwrap().contains("delta")))
         .map(|event| piece(&event))
         .collect()
 }
@@ -182,8 +160,5 @@ fn piece(value: &Value) -> String {
         return text.to_owned();
     }
     let ids = value.pointer("/choices/0/token_ids").and_then(Value::as_array);
-    ids.into_iter()
-        .flatten()
-        .flat_map(|id| [id.to_string(), " ".into()])
-        .collect()
+    ids.into_iter().flatten().flat_map(|id| [id.to_string(), " ".into()]).collect()
 }
