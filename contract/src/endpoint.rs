@@ -55,11 +55,7 @@ impl FromStr for Endpoint {
         if port.is_empty() || !port.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(EndpointError::BadPort);
         }
-        let port = port
-            .parse::<u16>()
-            .ok()
-            .filter(|port| *port > 0)
-            .ok_or(EndpointError::BadPort)?;
+        let port = port.parse::<u16>().ok().filter(|port| *port > 0).ok_or(EndpointError::BadPort)?;
         if host.is_empty() {
             return Err(EndpointError::NoHost);
         }
@@ -71,18 +67,12 @@ impl FromStr for Endpoint {
                 bare.parse::<Ipv6Addr>().map_err(|_| EndpointError::BadHost)?;
                 address
             }
-            None if host
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_')) =>
-            {
+            None if host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_')) => {
                 host
             }
             None => return Err(EndpointError::BadHost),
         };
-        Ok(Self {
-            host: host.into(),
-            port,
-        })
+        Ok(Self { host: host.into(), port })
     }
 }
 
@@ -118,12 +108,7 @@ mod tests {
     fn usable_targets_parse_and_print_back() {
         for (text, host, port, printed) in [
             ("10.0.0.7:8000", "10.0.0.7", 8000, "10.0.0.7:8000"),
-            (
-                " prefill-0.pool.svc:8000 ",
-                "prefill-0.pool.svc",
-                8000,
-                "prefill-0.pool.svc:8000",
-            ),
+            (" prefill-0.pool.svc:8000 ", "prefill-0.pool.svc", 8000, "prefill-0.pool.svc:8000"),
             ("http://10.0.0.7:1", "10.0.0.7", 1, "10.0.0.7:1"),
             ("[2001:db8::7]:65535", "2001:db8::7", 65535, "[2001:db8::7]:65535"),
             ("[fe80::1%eth0]:80", "fe80::1%eth0", 80, "[fe80::1%eth0]:80"),

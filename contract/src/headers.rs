@@ -13,28 +13,20 @@ pub struct RoutingHeader {
 }
 
 /// `host:port` of the prefill worker, or a list of candidates with the first one primary.
-pub const PREFILLER: RoutingHeader = RoutingHeader {
-    old: "x-prefiller-host-port",
-    new: "x-llm-d-prefiller-host-port",
-};
+pub const PREFILLER: RoutingHeader =
+    RoutingHeader { old: "x-prefiller-host-port", new: "x-llm-d-prefiller-host-port" };
 
 /// `host:port` list of encode workers.
-pub const ENCODERS: RoutingHeader = RoutingHeader {
-    old: "x-encoder-hosts-ports",
-    new: "x-llm-d-encoder-hosts-ports",
-};
+pub const ENCODERS: RoutingHeader =
+    RoutingHeader { old: "x-encoder-hosts-ports", new: "x-llm-d-encoder-hosts-ports" };
 
 /// `host:port` of an engine that already holds KV cache of this prompt.
-pub const KV_SOURCE: RoutingHeader = RoutingHeader {
-    old: "x-kv-cache-source-host-port",
-    new: "x-llm-d-kv-cache-source-host-port",
-};
+pub const KV_SOURCE: RoutingHeader =
+    RoutingHeader { old: "x-kv-cache-source-host-port", new: "x-llm-d-kv-cache-source-host-port" };
 
 /// `host:port` of the data-parallel rank to use; deprecated, never renamed.
-pub const DATA_PARALLEL: RoutingHeader = RoutingHeader {
-    old: "x-data-parallel-host-port",
-    new: "x-data-parallel-host-port",
-};
+pub const DATA_PARALLEL: RoutingHeader =
+    RoutingHeader { old: "x-data-parallel-host-port", new: "x-data-parallel-host-port" };
 
 /// Every routing header: none of them may reach an engine, on any route.
 pub const ALL: [RoutingHeader; 4] = [PREFILLER, ENCODERS, KV_SOURCE, DATA_PARALLEL];

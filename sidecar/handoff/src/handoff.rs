@@ -203,19 +203,14 @@ impl Handoff {
         let handoff = Self {
             limits,
             deadline: limits.request.map(|limit| now + limit),
-            state: State::Prefilling {
-                until: limits.prefill.map(|limit| now + limit),
-            },
+            state: State::Prefilling { until: limits.prefill.map(|limit| now + limit) },
         };
         (handoff, Command::SendPrefill.into())
     }
 
     /// Takes an event and says what to do. Events that the state has no use for change nothing: an answer that crossed
     /// its cancellation is no error. KV that arrives that way is released.
-    #[expect(
-        clippy::too_many_lines,
-        reason = "one table of state by event is easier to check than several"
-    )]
+    #[expect(clippy::too_many_lines, reason = "one table of state by event is easier to check than several")]
     pub fn handle(&mut self, event: Event, now: Time) -> Commands {
         match (std::mem::replace(&mut self.state, State::Done), event) {
             (State::Prefilling { .. }, Event::PrefillAccepted(kv)) => {
@@ -276,47 +271,21 @@ impl Handoff {
             (State::Streaming, Event::Tick) if self.is_late(now) => Commands::from(Command::CancelDecode)
                 .and(Command::BreakAnswer(Cause::RequestTimeout(Leg::Decode))),
 
-            (
-                State::Releasing {
-                    kv, running: true, ..
-                },
-                Event::ReleaseEnded(true),
-            ) => {
+            (State::Releasing { kv, running: true, .. }, Event::ReleaseEnded(true)) => {
                 kv.released();
                 Commands::default()
             }
-            (
-                State::Releasing {
-                    kv,
-                    attempts_left,
-                    running: true,
-                    ..
-                },
-                Event::ReleaseEnded(false),
-            ) => {
+            (State::Releasing { kv, attempts_left, running: true, .. }, Event::ReleaseEnded(false)) => {
                 self.retry_release(kv, attempts_left, now);
                 Commands::default()
             }
-            (
-                State::Releasing {
-                    kv,
-                    attempts_left,
-                    running,
-                    wake,
-                },
-                Event::Tick,
-            ) if now >= wake => {
+            (State::Releasing { kv, attempts_left, running, wake }, Event::Tick) if now >= wake => {
                 if running {
                     self.retry_release(kv, attempts_left, now);
                     Command::CancelRelease.into()
                 } else {
                     let wake = now + self.limits.release_attempt;
-                    self.state = State::Releasing {
-                        kv,
-                        attempts_left,
-                        running: true,
-                        wake,
-                    };
+                    self.state = State::Releasing { kv, attempts_left, running: true, wake };
                     Command::Release.into()
                 }
             }
@@ -373,9 +342,7 @@ impl Handoff {
 
     /// Nobody waits for prefill any more.
     fn withdraw(&mut self, now: Time) {
-        self.state = State::Withdrawing {
-            until: now + self.limits.prefill_grace,
-        };
+        self.state = State::Withdrawing { until: now + self.limits.prefill_grace };
     }
 
     /// The decode leg is over or being cancelled; `commands` end the client's side. KV still held goes back.
@@ -400,12 +367,7 @@ impl Handoff {
             0 => kv.expired(),
             attempts_left => {
                 let wake = now + self.limits.release_pause;
-                self.state = State::Releasing {
-                    kv,
-                    attempts_left,
-                    running: false,
-                    wake,
-                };
+                self.state = State::Releasing { kv, attempts_left, running: false, wake };
             }
         }
     }
@@ -416,9 +378,5 @@ impl Handoff {
 }
 
 fn end_answer(answering: bool, cause: Cause) -> Command {
-    if answering {
-        Command::BreakAnswer(cause)
-    } else {
-        Command::AnswerError(cause)
-    }
+    if answering { Command::BreakAnswer(cause) } else { Command::AnswerError(cause) }
 }

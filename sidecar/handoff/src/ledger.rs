@@ -51,9 +51,7 @@ impl Ledger {
     /// Enters a handle that a prefill has just handed out.
     pub fn hold(&self) -> Held {
         self.counters.handed_out.fetch_add(1, Ordering::Relaxed);
-        Held {
-            counters: Some(Arc::clone(&self.counters)),
-        }
+        Held { counters: Some(Arc::clone(&self.counters)) }
     }
 
     /// The counts now. While handles are being settled the four numbers may be of slightly different moments;
@@ -63,12 +61,7 @@ impl Ledger {
         let released = self.counters.released.load(Ordering::Acquire);
         let expired = self.counters.expired.load(Ordering::Acquire);
         let handed_out = self.counters.handed_out.load(Ordering::Acquire);
-        Counts {
-            handed_out,
-            consumed,
-            released,
-            expired,
-        }
+        Counts { handed_out, consumed, released, expired }
     }
 }
 
@@ -126,15 +119,7 @@ mod tests {
         handles.next().unwrap().expired();
         drop(handles.next());
         let counts = ledger.counts();
-        assert_eq!(
-            counts,
-            Counts {
-                handed_out: 4,
-                consumed: 1,
-                released: 1,
-                expired: 2
-            }
-        );
+        assert_eq!(counts, Counts { handed_out: 4, consumed: 1, released: 1, expired: 2 });
         assert_eq!(counts.outstanding(), 0);
     }
 }

@@ -34,11 +34,7 @@ impl Dice {
         self.below(100) < percent
     }
     fn delay(&mut self) -> u64 {
-        if self.chance(5) {
-            NEVER
-        } else {
-            self.below(SLOWEST)
-        }
+        if self.chance(5) { NEVER } else { self.below(SLOWEST) }
     }
 }
 
@@ -98,13 +94,11 @@ impl Schedule {
     fn at(&mut self, delay: u64, happening: Happening) {
         if delay != NEVER {
             self.serial += 1;
-            self.queue
-                .push(Reverse((self.now + delay, self.serial, happening)));
+            self.queue.push(Reverse((self.now + delay, self.serial, happening)));
         }
     }
     fn cancel(&mut self, party: &str) {
-        self.queue
-            .retain(|Reverse((_, _, happening))| happening.of() != party);
+        self.queue.retain(|Reverse((_, _, happening))| happening.of() != party);
     }
 }
 
@@ -131,9 +125,7 @@ fn follow(commands: impl IntoIterator<Item = Command>, world: &mut World, schedu
                 let happening = match schedule.dice.below(10) {
                     0 => Happening::PrefillError,
                     1 => Happening::PrefillBreaks,
-                    roll => Happening::PrefillOk {
-                        hands_out_kv: roll != 2,
-                    },
+                    roll => Happening::PrefillOk { hands_out_kv: roll != 2 },
                 };
                 schedule.at(delay, happening);
             }
@@ -240,17 +232,8 @@ fn event(happening: Happening, world: &mut World, ledger: &Ledger) -> Event {
 fn run(seed: u64) {
     let mut dice = Dice::new(seed);
     let limits = limits(&mut dice);
-    let client_leaves = if dice.chance(40) {
-        dice.below(3 * SLOWEST)
-    } else {
-        NEVER
-    };
-    let mut schedule = Schedule {
-        dice,
-        now: 0,
-        queue: BinaryHeap::new(),
-        serial: 0,
-    };
+    let client_leaves = if dice.chance(40) { dice.below(3 * SLOWEST) } else { NEVER };
+    let mut schedule = Schedule { dice, now: 0, queue: BinaryHeap::new(), serial: 0 };
     let mut world = World::default();
     let ledger = Ledger::new();
     let time = |ms: u64| Time::since_start(Duration::from_millis(ms));
@@ -263,9 +246,7 @@ fn run(seed: u64) {
     loop {
         steps += 1;
         assert!(steps < 200, "the schedule does not end");
-        let wake = handoff
-            .wake_at()
-            .map(|at| u64::try_from(at.elapsed().as_millis()).unwrap());
+        let wake = handoff.wake_at().map(|at| u64::try_from(at.elapsed().as_millis()).unwrap());
         let next = schedule.queue.peek().map(|Reverse((at, ..))| *at);
         let input = match (next, wake) {
             (Some(next), wake) if wake.is_none_or(|wake| next <= wake) => {
@@ -285,19 +266,12 @@ fn run(seed: u64) {
             (_, None) if handoff.is_done() => break,
             // An engine that never answers, no limit set, and a client that waits: until it has had enough.
             (_, None) => {
-                assert!(
-                    limits.request.is_none() && !world.client_left,
-                    "hangs in {:?}",
-                    handoff.stage()
-                );
+                assert!(limits.request.is_none() && !world.client_left, "hangs in {:?}", handoff.stage());
                 assert!(handoff.stage() != Stage::Prefilling || limits.prefill.is_none());
                 event(Happening::ClientLeaves, &mut world, &ledger)
             }
         };
-        let over = matches!(
-            input,
-            Event::DecodeFailed | Event::DecodeRefused | Event::DecodeEnded
-        );
+        let over = matches!(input, Event::DecodeFailed | Event::DecodeRefused | Event::DecodeEnded);
         let commands = handoff.handle(input, time(schedule.now));
         follow(commands, &mut world, &mut schedule);
         if over {
@@ -310,14 +284,8 @@ fn run(seed: u64) {
     let counts = ledger.counts();
     assert_eq!(counts.outstanding(), 0);
     assert!(world.answers <= 1 && world.prefills == 1 && world.decodes <= 1 && world.broken <= 1);
-    assert!(
-        world.answers == 1 || world.client_left,
-        "the client got no answer"
-    );
-    assert!(
-        !world.prefill_runs && !world.decode_runs,
-        "a leg outlived its request"
-    );
+    assert!(world.answers == 1 || world.client_left, "the client got no answer");
+    assert!(!world.prefill_runs && !world.decode_runs, "a leg outlived its request");
     if world.kv_held {
         assert_eq!(counts.expired, 1, "KV is held though nobody gave up on it");
     }
@@ -326,11 +294,7 @@ fn run(seed: u64) {
     }
     if let Some(request) = limits.request {
         let bound = request + limits.longest_release() + Duration::from_millis(SLOWEST);
-        assert!(
-            Duration::from_millis(schedule.now) <= bound,
-            "took {} ms",
-            schedule.now
-        );
+        assert!(Duration::from_millis(schedule.now) <= bound, "took {} ms", schedule.now);
     }
 }
 

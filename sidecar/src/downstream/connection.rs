@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -83,14 +83,14 @@ pub async fn serve(
             .max_header_list_size(MAX_HEAD)
             .max_concurrent_streams(MAX_STREAMS)
             .adaptive_window(true);
-        drive(builder.serve_connection(TokioIo::new(io), service), late, drain, abort).await;
+        drive(pin!(builder.serve_connection(TokioIo::new(io), service)), late, drain, abort).await;
     } else {
         // The watchdog bounds how long heads take; the library's own timer would be set for every request and would end
         // idle connections much too early.
         let mut builder = http1::Builder::new();
         builder.header_read_timeout(None).max_buf_size(MAX_HEAD as usize).max_header_size(MAX_HEAD as usize);
         builder.max_headers(MAX_FIELDS);
-        let connection = builder.serve_connection(TokioIo::new(io), service).with_upgrades();
+        let connection = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
         drive(connection, late, drain, abort).await;
     }
 }
@@ -143,12 +143,11 @@ where
 
 /// Runs a connection to its end, or until it is to end.
 async fn drive(
-    connection: impl Graceful,
+    mut connection: Pin<&mut impl Graceful>,
     late: CancellationToken,
     drain: CancellationToken,
     abort: CancellationToken,
 ) {
-    tokio::pin!(connection);
     tokio::select! {
         // A broken connection concerns nobody else; what it carried was dropped, and that is how requests learn of it.
         _ = &mut connection => return,

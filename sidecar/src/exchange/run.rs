@@ -107,7 +107,12 @@ impl Run {
     /// Takes an event that the answer's body saw.
     pub(super) fn handle(&mut self, event: Event) -> Commands {
         let state = self.state.as_mut().expect("only a finished run has no state");
-        state.core.handle(event, state.worker.now())
+        let commands = state.core.handle(event, state.worker.now());
+        if state.core.stage() == Stage::Streaming {
+            // Nothing is left to release: what a release would need goes, since streams live long and are many.
+            (state.kv, state.id, state.authorization) = (None, None, None);
+        }
+        commands
     }
 
     /// Where the request is.

@@ -1,0 +1,45 @@
+# Thin on purpose: each target calls one script or cargo. `make` alone lists them.
+# A target installs what it needs by itself (tests/setup/setup.sh); `make setup` does all of it at once.
+
+SETUP := bash tests/setup/setup.sh
+PYTHON := .venv/bin/python
+# emulator: seconds, nothing to install. vllm: two real engines on the CPU, about 6 GB installed on first use.
+ENGINE ?= emulator
+BINARIES := cargo build --release -p kvferry-sidecar -p kvferry-emulator
+
+.PHONY: help setup demo test e2e bench lint
+
+help: ## this list
+	@grep -E '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1\t/' | expand -t 8
+
+setup: ## install what the machine lacks: lint tools, vLLM and NIXL for e2e, other proxies for the bench
+	@$(SETUP) base vllm peers
+
+demo: ## one request across two engines, drawn in the terminal; ENGINE=vllm for real engines
+	@$(if $(filter vllm,$(ENGINE)),$(SETUP) vllm)
+	@$(BINARIES)
+	@python3 tests/demo/demo.py --engine $(ENGINE)
+
+test: ## all fast tests: Rust, and the harness and the demo on emulators
+	cargo test --workspace
+	@$(BINARIES)
+	python3 -m unittest discover --start-directory tests/harness --top-level-directory tests
+	python3 -m unittest discover --start-directory tests/demo
+
+e2e: ## real vLLM engines behind the sidecar; about five minutes
+	@$(SETUP) vllm
+	@$(BINARIES)
+	$(PYTHON) -m pytest tests/e2e -v
+
+bench: ## the sidecar beside another proxy and no proxy; table, JSON and plot in target/bench
+	@$(SETUP) peers
+	cargo build --release -p kvferry-bench -p kvferry-sidecar -p kvferry-emulator
+	target/release/kvferry-bench proxy --sidecar target/release/kvferry-sidecar \
+	  --emulator target/release/kvferry-emulator --router .venv-peers/bin/vllm-router --out target/bench
+
+lint: ## formatting and lints, Rust and Python
+	@$(SETUP) base
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	.venv/bin/ruff check tests
+	.venv/bin/ruff format --check tests

@@ -1,0 +1,109 @@
+//! Connections are kept on both sides, and one that the other side has closed costs nobody an answer.
+
+use std::collections::HashSet;
+
+use crate::common::{APIS, Ask, Client, Protocol, Rig, Scripted, Sidecar, json_answer};
+
+const PARAMS: &str = r#"{"kv_transfer_params":{"a":1}}"#;
+
+fn used(engine: &Scripted) -> usize {
+    engine.requests().iter().map(|request| request.connection).collect::<HashSet<_>>().len()
+}
+
+#[tokio::test]
+async fn a_client_connection_serves_one_request_after_the_other() {
+    let rig = Rig::start().await;
+    let mut client = Client::connect(rig.address(), Protocol::Http1).await;
+    for n in 0..4 {
+        for route in APIS {
+            client.send(rig.ask(route.path, route.body(n % 2 == 0))).await.ok();
+            client.send(Ask::post(route.path, route.body(n % 2 == 1))).await.ok();
+        }
+        client.send(Ask::get("/v1/models")).await.ok();
+        client.send(Ask::get("/health")).await.ok();
+        client.send(rig.ask(APIS[0].path, "{")).await.is_error(400, "malformed_body", "invalid JSON");
+    }
+    assert!(!client.is_closed());
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn one_connection_to_each_engine_is_enough_for_one_client() {
+    let prefill = Scripted::answering(json_answer(200, PARAMS)).await;
+    let decode = Scripted::answering(json_answer(200, "{}")).await;
+    let sidecar = Sidecar::start(decode.port(), &["--workers=1"]);
+    for n in 0..10 {
+        let ask = Ask::post("/v1/completions", "{}");
+        let ask = if n % 3 == 0 { ask } else { ask.prefill(&prefill.host_port()) };
+        ask.send(sidecar.address()).await.ok();
+    }
+    assert_eq!((prefill.requests().len(), used(&prefill)), (6, 1));
+    assert_eq!((decode.requests().len(), used(&decode)), (10, 1));
+    sidecar.end().await;
+}
+
+#[tokio::test]
+async fn an_engine_that_closes_after_every_answer_loses_none() {
+    // The close is not announced: it may be noticed before, while or after the next request is sent.
+    async fn closing(answer: &'static str) -> Scripted {
+        Scripted::start(move |mut exchange| async move {
+            exchange.write(json_answer(200, answer)).await;
+            None
+        })
+        .await
+    }
+    let (prefill, decode) = (closing(PARAMS).await, closing(r#"{"said":1}"#).await);
+    let sidecar = Sidecar::start(decode.port(), &["--workers=1"]);
+    let mut client = Client::connect(sidecar.address(), Protocol::Http1).await;
+    for n in 0..60 {
+        let ask = match n % 3 {
+            0 => Ask::get("/v1/models"),
+            1 => Ask::post("/v1/completions", r#"{"with":"a body"}"#),
+            _ => Ask::post("/v1/completions", "{}").prefill(&prefill.host_port()),
+        };
+        let answer = client.send(ask).await.ok();
+        assert_eq!(answer.text(), r#"{"said":1}"#, "request {n}");
+    }
+    sidecar.end().await;
+}
+
+#[tokio::test]
+async fn requests_go_on_after_both_engines_restarted() {
+    // A restart resets every kept connection.
+    let rig = Rig::with(&["--workers=1"]).await;
+    let mut client = Client::connect(rig.address(), Protocol::Http1).await;
+    for _ in 0..10 {
+        client.send(rig.ask(APIS[0].path, APIS[0].body(true))).await.ok();
+        client.send(Ask::post(APIS[1].path, APIS[1].body(false))).await.ok();
+        rig.prefill.restart();
+        rig.decode.restart();
+    }
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn an_engine_that_says_close_is_not_asked_on_that_connection_again() {
+    let answer = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}";
+    let decode = Scripted::answering(answer).await;
+    let sidecar = Sidecar::start(decode.port(), &["--workers=1"]);
+    for _ in 0..3 {
+        Ask::get("/v1/models").send(sidecar.address()).await.ok();
+    }
+    assert_eq!(used(&decode), 3);
+    sidecar.end().await;
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_answered_in_order() {
+    let rig = Rig::start().await;
+    let mut client = crate::common::Raw::connect(rig.address()).await;
+    let request =
+        |n| format!("POST /emulator/echo?n={n} HTTP/1.1\r\nhost: a\r\ncontent-length: 6\r\n\r\nbody {n}");
+    client.write((0..5).map(request).collect::<Vec<_>>().concat()).await;
+    for n in 0..5 {
+        client.head().await;
+        assert!(client.until(&format!("\"body\":\"body {n}\"}}")).await.contains(&format!("?n={n}")));
+    }
+    drop(client);
+    rig.end().await;
+}

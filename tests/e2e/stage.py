@@ -1,0 +1,98 @@
+"""The prefill engine, the decode engine and the sidecar as one thing to send requests through and to look into."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from answer import Answer
+from harness import client, sidecar
+from harness.engine import Engine, seconds_until_idle
+from harness.prom import Metrics
+from harness.sidecar import Sidecar
+
+# Engines report what a step did in the step after it, or in the next report of their stats.
+METRIC_S = 5.0
+BYTES = "vllm:nixl_bytes_transferred_sum"
+EXPIRED = "vllm:nixl_num_kv_expired_reqs_total"
+BY_SOURCE = "vllm:prompt_tokens_by_source_total"
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What one or more requests did on the decode engine: bytes of KV pulled, prompt tokens by where they came from."""
+
+    kv_bytes: float
+    computed: float
+    cached: float
+    transferred: float
+
+    @classmethod
+    def between(cls, before: Metrics, after: Metrics) -> "Moved":
+        """The difference of two scrapes."""
+
+        def grown(name: str, **labels: str) -> float:
+            return after.total(name, **labels) - before.total(name, **labels)
+
+        return cls(
+            kv_bytes=grown(BYTES),
+            computed=grown(BY_SOURCE, source="local_compute"),
+            cached=grown(BY_SOURCE, source="local_cache_hit"),
+            transferred=grown(BY_SOURCE, source="external_kv_transfer"),
+        )
+
+
+@dataclass
+class Stage:
+    """Everything that a test talks to."""
+
+    prefill: Engine
+    decode: Engine
+    front: Sidecar
+
+    def warm_up(self) -> None:
+        """One request by way of both engines."""
+        body = {"model": "tiny", "prompt": "the ferry", "max_tokens": 2, "temperature": 0}
+        assert self.apart("/v1/completions", body).status == 200, self.front.child.log_text()
+
+    def apart(self, path: str, body: dict) -> client.Answer:
+        """Sends the body through the sidecar by way of both engines; gives the raw answer."""
+        return client.post(self.front.url, path, body, sidecar.via(self.prefill))
+
+    def begin_apart(self, path: str, body: dict) -> client.Exchange:
+        """The same without waiting for anything."""
+        return client.begin(self.front.url, path, body, sidecar.via(self.prefill))
+
+    def ask_apart(self, path: str, body: dict) -> Answer:
+        """Sends the body through the sidecar by way of both engines; reads the answer."""
+        return Answer.ask(self.front.url, path, body, sidecar.via(self.prefill))
+
+    def ask_alone(self, path: str, body: dict) -> Answer:
+        """Asks the decode engine itself, past the sidecar and without a prefill engine."""
+        return Answer.ask(self.decode.url, path, body, {})
+
+    def forget_prompts(self) -> None:
+        """Empties the decode engine's prefix cache: what it answers next, it computed or was sent.
+
+        The engine refuses while a request holds blocks, which the last one may for a moment after its answer.
+        """
+        end = time.monotonic() + METRIC_S
+        while not client.post(self.decode.url, "/reset_prefix_cache", {}).json()["success"]:
+            assert time.monotonic() < end, "the decode engine does not empty its prefix cache"
+            time.sleep(0.05)
+
+    def watch(self, action: Callable[[], Answer], settled: Callable[[Moved], bool]) -> tuple[Answer, Moved]:
+        """Runs the action and says what it did on the decode engine, once `settled` holds or time is up."""
+        before = self.decode.metrics()
+        answer = action()
+        end = time.monotonic() + METRIC_S
+        while not settled(moved := Moved.between(before, self.decode.metrics())) and time.monotonic() < end:
+            time.sleep(0.05)
+        return answer, moved
+
+    def expired(self) -> float:
+        """How many times an engine had to let KV go because its lease ran out."""
+        return sum(engine.metrics().total(EXPIRED) for engine in (self.prefill, self.decode))
+
+    def assert_nothing_held(self, within_s: float) -> float:
+        """Both engines hold no KV for anyone, soon; says how soon."""
+        return seconds_until_idle([self.prefill, self.decode], within_s)
