@@ -102,8 +102,10 @@ pub async fn serve(
 async fn speaks_http2(stream: &TcpStream) -> bool {
     /// Between two looks at a client that sends its first three bytes one by one.
     const PAUSE: Duration = Duration::from_millis(5);
+    /// After these many looks HTTP/1 gets it, which also notices when such a client leaves.
+    const LOOKS: u32 = 200;
     let mut first = [0; 3];
-    loop {
+    for _ in 0..LOOKS {
         match stream.peek(&mut first).await {
             Ok(read) if read > 0 && read < first.len() && b"PRI".starts_with(&first[..read]) => {
                 tokio::time::sleep(PAUSE).await;
@@ -113,6 +115,7 @@ async fn speaks_http2(stream: &TcpStream) -> bool {
             Err(_) => return false,
         }
     }
+    false
 }
 
 /// A connection that can be asked to end after what it is doing.

@@ -207,8 +207,17 @@ impl Streamed {
                         }
                         if let Some(inflater) = &mut self.inflater {
                             inflater.feed(data);
-                        } else if let Some(data) = self.rewritten(data) {
-                            return Poll::Ready(Some(Ok(Frame::data(data))));
+                            continue;
+                        }
+                        let data = self.rewritten(data).map(Frame::data);
+                        // With a known length the server asks no further once the last byte is there.
+                        let rest = if self.body.is_end_stream() { self.end(None) } else { None };
+                        if let (Some(_), Some(_)) = (&data, &rest) {
+                            self.last = rest;
+                            return Poll::Ready(data.map(Ok));
+                        }
+                        if let Some(frame) = data.or(rest) {
+                            return Poll::Ready(Some(Ok(frame)));
                         }
                     }
                 },

@@ -53,6 +53,16 @@ impl Raw {
         }
     }
 
+    /// The next so many bytes.
+    pub(crate) async fn bytes(&mut self, count: usize) -> Vec<u8> {
+        while self.ahead.len() < count {
+            let read = within("more bytes", self.socket.read_buf(&mut self.ahead)).await;
+            assert!(matches!(read, Ok(1..)), "the connection ended ({read:?})");
+        }
+        let rest = self.ahead.split_off(count);
+        std::mem::replace(&mut self.ahead, rest)
+    }
+
     /// The next response head, with its empty line.
     pub(crate) async fn head(&mut self) -> String {
         self.until("\r\n\r\n").await

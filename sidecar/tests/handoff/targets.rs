@@ -1,6 +1,6 @@
 //! Which prefill engine is used: the header's spellings, lists and odd forms.
 
-use crate::common::{APIS, Ask, PREFILLER, Rig};
+use crate::common::{APIS, Ask, PREFILLER, Rig, Setup};
 use kvferry_emulator::{Config, Emulator};
 
 const NEW: &str = "x-llm-d-prefiller-host-port";
@@ -43,6 +43,20 @@ async fn the_first_candidate_is_used_in_every_spelling_of_the_header() {
     }
     assert_eq!(rig.prefill.requests().len(), expected);
     rig.end().await;
+}
+
+#[tokio::test]
+async fn a_prefill_engine_may_have_an_ipv6_address() {
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        // Nothing to try on a machine without IPv6.
+        return;
+    }
+    let mut setup = Setup::default();
+    setup.prefill.host = "::1".to_owned();
+    let rig = setup.start().await;
+    assert!(rig.prefill.host_port().starts_with("[::1]:"));
+    rig.ask(APIS[0].path, APIS[0].body(true)).send(rig.address()).await.ok();
+    assert_eq!(rig.end().await.consumed, 1);
 }
 
 #[tokio::test]

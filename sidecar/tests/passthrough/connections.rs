@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 
-use crate::common::{APIS, Ask, Client, Protocol, Rig, Scripted, Sidecar, json_answer};
+use crate::common::{
+    APIS, Ask, Client, Protocol, Received, Rig, Scripted, Sidecar, chunk, json_answer, sse_head,
+};
 
 const PARAMS: &str = r#"{"kv_transfer_params":{"a":1}}"#;
 
@@ -40,6 +42,28 @@ async fn one_connection_to_each_engine_is_enough_for_one_client() {
     assert_eq!((prefill.requests().len(), used(&prefill)), (6, 1));
     assert_eq!((decode.requests().len(), used(&decode)), (10, 1));
     sidecar.end().await;
+}
+
+#[tokio::test]
+async fn a_connection_is_kept_after_every_kind_of_answer() {
+    // Announced length or chunks, held back or passed on: the end of each must be noticed.
+    let prefill = Scripted::answering(json_answer(200, PARAMS)).await;
+    let events = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 9\r\n\r\ndata: {}\n";
+    let chunked = [sse_head(), &chunk("data: {}\n\n"), &chunk("")].concat();
+    for answer in [json_answer(200, "{}"), json_answer(422, "{}"), events.into(), chunked.into_bytes()] {
+        let decode = Scripted::answering(answer.clone()).await;
+        let sidecar = Sidecar::start(decode.port(), &["--workers=1"]);
+        for route in APIS {
+            let ask = Ask::post(route.path, "{}");
+            ask.clone().send(sidecar.address()).await;
+            ask.prefill(&prefill.host_port()).send(sidecar.address()).await;
+        }
+        sidecar.end().await;
+        let answers = |request: &&Received| !request.text().contains("no-such-model");
+        let connections: HashSet<_> =
+            decode.requests().iter().filter(answers).map(|request| request.connection).collect();
+        assert_eq!(connections.len(), 1, "{}", String::from_utf8(answer).unwrap());
+    }
 }
 
 #[tokio::test]
@@ -104,6 +128,48 @@ async fn pipelined_requests_are_answered_in_order() {
         client.head().await;
         assert!(client.until(&format!("\"body\":\"body {n}\"}}")).await.contains(&format!("?n={n}")));
     }
+    drop(client);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn clients_of_both_address_families_are_served() {
+    let rig = Rig::start().await;
+    let port = rig.address().port();
+    for (address, name) in [(format!("127.0.0.1:{port}"), "127.0.0.1"), (format!("[::1]:{port}"), "::1")] {
+        if name == "::1" && std::net::TcpListener::bind("[::1]:0").is_err() {
+            // Nothing to try on a machine without IPv6.
+            continue;
+        }
+        Ask::get("/v1/models").send(address.parse().unwrap()).await.ok();
+        assert_eq!(rig.decode.requests().pop().unwrap().header_values("x-forwarded-for"), [name]);
+    }
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn the_first_bytes_of_a_connection_may_come_one_by_one() {
+    // They decide which protocol is spoken, and `POST` begins like HTTP/2's preface.
+    let rig = Rig::start().await;
+    for request in
+        ["POST /emulator/echo HTTP/1.1", "PROPFIND /emulator/echo HTTP/1.1", "GET /emulator/echo HTTP/1.1"]
+    {
+        let mut client = crate::common::Raw::connect(rig.address()).await;
+        for byte in request.as_bytes() {
+            client.write([*byte]).await;
+            tokio::task::yield_now().await;
+        }
+        client.write("\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+        assert!(client.rest().await.starts_with("HTTP/1.1 200 "), "{request}");
+    }
+    let mut client = crate::common::Raw::connect(rig.address()).await;
+    for byte in b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" {
+        client.write([*byte]).await;
+        tokio::task::yield_now().await;
+    }
+    // An empty frame of settings, and the server's own in return.
+    client.write([0, 0, 0, 4, 0, 0, 0, 0, 0]).await;
+    assert_eq!(client.bytes(4).await[3], 4);
     drop(client);
     rig.end().await;
 }
