@@ -210,7 +210,6 @@ impl Handoff {
 
     /// Takes an event and says what to do. Events that the state has no use for change nothing: an answer that crossed
     /// its cancellation is no error. KV that arrives that way is released.
-    #[expect(clippy::too_many_lines, reason = "one table of state by event is easier to check than several")]
     pub fn handle(&mut self, event: Event, now: Time) -> Commands {
         match (std::mem::replace(&mut self.state, State::Done), event) {
             (State::Prefilling { .. }, Event::PrefillAccepted(kv)) => {

@@ -10,7 +10,7 @@ use std::collections::BinaryHeap;
 use std::num::NonZeroU8;
 use std::time::Duration;
 
-use kvferry_handoff::{Command, Event, Handoff, Held, Ledger, Limits, Stage, Time};
+use kvferry_handoff::{Command, Counts, Event, Handoff, Held, Ledger, Limits, Stage, Time};
 
 const SCHEDULES: u64 = 200_000;
 /// Longest that any engine of the model thinks, in milliseconds; "never" is beyond every limit.
@@ -229,7 +229,8 @@ fn event(happening: Happening, world: &mut World, ledger: &Ledger) -> Event {
     }
 }
 
-fn run(seed: u64) {
+/// Runs one schedule and checks it; how its KV ended, and whether the client was answered or cut off.
+fn run(seed: u64) -> (Counts, World) {
     let mut dice = Dice::new(seed);
     let limits = limits(&mut dice);
     let client_leaves = if dice.chance(40) { dice.below(3 * SLOWEST) } else { NEVER };
@@ -296,6 +297,7 @@ fn run(seed: u64) {
         let bound = request + limits.longest_release() + Duration::from_millis(SLOWEST);
         assert!(Duration::from_millis(schedule.now) <= bound, "took {} ms", schedule.now);
     }
+    (counts, world)
 }
 
 #[test]
@@ -304,10 +306,29 @@ fn every_schedule_ends_with_nothing_outstanding_and_one_answer() {
         run(seed.parse().expect("KVFERRY_SEED is a number"));
         return;
     }
+    let mut seen = [0_u64; 5];
     for seed in 0..SCHEDULES {
-        if let Err(failure) = std::panic::catch_unwind(|| run(seed)) {
-            eprintln!("run again with KVFERRY_SEED={seed}");
-            std::panic::resume_unwind(failure);
+        match std::panic::catch_unwind(|| run(seed)) {
+            Ok((counts, world)) => {
+                let this = [
+                    counts.consumed,
+                    counts.released,
+                    counts.expired,
+                    u64::from(world.broken),
+                    u64::from(world.client_left),
+                ];
+                seen.iter_mut().zip(this).for_each(|(sum, count)| *sum += count);
+            }
+            Err(failure) => {
+                eprintln!("run again with KVFERRY_SEED={seed}");
+                std::panic::resume_unwind(failure);
+            }
         }
+    }
+    // A simulator that never meets an outcome proves nothing about it.
+    for (count, what) in
+        seen.into_iter().zip(["consumed", "released", "expired", "broken answer", "client left"])
+    {
+        assert!(count > SCHEDULES / 1000, "only {count} of {SCHEDULES} schedules had: {what}");
     }
 }
