@@ -36,6 +36,7 @@ bench: ## the sidecar beside another proxy and no proxy; table, JSON and plot in
 	cargo build --release -p kvferry-bench -p kvferry-sidecar -p kvferry-emulator
 	target/release/kvferry-bench proxy --sidecar target/release/kvferry-sidecar \
 	  --emulator target/release/kvferry-emulator --router .venv-peers/bin/vllm-router --out target/bench
+	target/release/kvferry-bench client --emulator target/release/kvferry-emulator --out target/bench
 
 lint: ## formatting and lints, Rust and Python
 	@$(SETUP) base

@@ -123,6 +123,8 @@ async fn just_before_prefill_answers() {
         let told = Arc::clone(&told);
         async move {
             told.notified().await;
+            // It was on its way for a while.
+            tokio::time::sleep(Duration::from_millis(10)).await;
             exchange.write(common::json_answer(200, r#"{"kv_transfer_params":{"a":1}}"#)).await;
             Some(exchange)
         }

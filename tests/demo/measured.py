@@ -1,6 +1,7 @@
 """Sends the demo's request and keeps what was seen of it from three sides: client, sidecar log, engine metrics."""
 
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -30,8 +31,8 @@ class Run:
 
 def run(front: Sidecar, decode: Engine, body: dict, prefill: Engine | None, on_text: Callable[[str], None]) -> Run:
     """Sends the body through the sidecar, by way of the prefill engine if there is one."""
-    before, logged = decode.metrics(), len(front.requests())
-    headers = sidecar.via(prefill) if prefill else {}
+    before, request_id = decode.metrics(), f"demo-{uuid.uuid4()}"
+    headers = sidecar.via(prefill, request_id)
     token_ids: list[int] = []
     first_token, prompt_tokens, at = None, 0, 0.0
     with client.begin(front.url, "/v1/chat/completions", body, headers) as exchange:
@@ -53,7 +54,7 @@ def run(front: Sidecar, decode: Engine, body: dict, prefill: Engine | None, on_t
                 on_text(choice["delta"].get("content") or "")
     if first_token is None:
         raise Failed("the stream ended without a token")
-    line = front.next_request(logged)
+    line = front.logged(request_id)
     kv_bytes, kv_s = transferred(decode, before, expect=prefill is not None)
     prefill_ms = line.get("prefill_ms")
     return Run(

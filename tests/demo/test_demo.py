@@ -66,5 +66,6 @@ class Demo(unittest.TestCase):
                 _, errors = demo.communicate(timeout=30)
                 left = [pid for pid in seen if Path(f"/proc/{pid}").exists()]
                 self.assertEqual(left, [])
-                # Before Python has installed anything, the interpreter itself reports the interrupt.
-                self.assertIn(demo.returncode, (130, -signal.SIGINT, 0), errors.decode())
+                # Earlier than its first child, the interrupt may meet the interpreter's own start instead of the demo.
+                if seen:
+                    self.assertIn(demo.returncode, (130, 0), errors.decode())

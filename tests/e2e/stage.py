@@ -58,13 +58,13 @@ class Stage:
         """Sends the body through the sidecar by way of both engines; gives the raw answer."""
         return client.post(self.front.url, path, body, sidecar.via(self.prefill))
 
-    def begin_apart(self, path: str, body: dict) -> client.Exchange:
+    def begin_apart(self, path: str, body: dict, request_id: str = "") -> client.Exchange:
         """The same without waiting for anything."""
-        return client.begin(self.front.url, path, body, sidecar.via(self.prefill))
+        return client.begin(self.front.url, path, body, sidecar.via(self.prefill, request_id))
 
-    def ask_apart(self, path: str, body: dict) -> Answer:
+    def ask_apart(self, path: str, body: dict, request_id: str = "") -> Answer:
         """Sends the body through the sidecar by way of both engines; reads the answer."""
-        return Answer.ask(self.front.url, path, body, sidecar.via(self.prefill))
+        return Answer.ask(self.front.url, path, body, sidecar.via(self.prefill, request_id))
 
     def ask_alone(self, path: str, body: dict) -> Answer:
         """Asks the decode engine itself, past the sidecar and without a prefill engine."""

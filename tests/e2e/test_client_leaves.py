@@ -33,18 +33,16 @@ def _idle(stage: Stage) -> None:
 def test_leaving_at_any_moment_leaves_no_blocks_held(stage: Stage) -> None:
     stage.forget_prompts()
     expired = stage.expired()
-    logged = len(stage.front.requests())
-    assert stage.apart(COMPLETIONS, completion(LONG_PROMPT, "how long")).status == 200
-    usual = stage.front.next_request(logged)
+    assert stage.ask_apart(COMPLETIONS, completion(LONG_PROMPT, "how long"), "usual").status == 200
+    usual = stage.front.logged("usual")
     rng = random.Random(29)
     for attempt in range(TRIES):
         body = completion(LONG_PROMPT, f"leaving {attempt}", max_tokens=100, stream=attempt % 2 == 0)
-        exchange = stage.begin_apart(COMPLETIONS, body)
+        exchange = stage.begin_apart(COMPLETIONS, body, f"leaving-{attempt}")
         time.sleep(when_to_leave(rng, usual))
         exchange.close()
         stage.assert_nothing_held(RELEASED_S)
-    lines = [stage.front.next_request(logged + 1 + i) for i in range(TRIES)]
-    met = Counter(where(line) for line in lines)
+    met = Counter(where(stage.front.logged(f"leaving-{attempt}")) for attempt in range(TRIES))
     print(f"left during: {dict(met)}")
     assert met["prefill"] > 0
     assert met["handover or decode"] > 0

@@ -26,10 +26,9 @@ def test_killed_prefill_is_a_typed_error_and_its_successor_serves(stage: Stage, 
 
     def ask(i: int) -> None:
         begun = time.monotonic()
-        answer = stage.ask_apart(COMPLETIONS, completion(1900, f"killed {i}"))
+        answer = stage.ask_apart(COMPLETIONS, completion(1900, f"killed {i}"), f"killed-{i}")
         answers[i] = answer, time.monotonic() - begun
 
-    logged = len(stage.front.requests())
     # Several, so that one is computing, some wait, and some may already be past their prefill.
     threads = [threading.Thread(target=ask, args=(i,)) for i in range(8)]
     for thread in threads:
@@ -44,15 +43,15 @@ def test_killed_prefill_is_a_typed_error_and_its_successor_serves(stage: Stage, 
     for answer in failed:
         assert answer.status in (500, 502, 504), answer
         assert answer.error, answer
-    outcomes = [stage.front.next_request(logged + i)["outcome"] for i in range(len(threads))]
+    outcomes = [stage.front.logged(f"killed-{i}")["outcome"] for i in range(len(threads))]
     print(f"outcomes {outcomes}; slowest answer {max(seconds for _, seconds in answers.values()):.1f} s")
     assert any(outcome in TYPED for outcome in outcomes)
 
     begun = time.monotonic()
-    refused = stage.ask_apart(COMPLETIONS, completion(40, "nobody there"))
+    refused = stage.ask_apart(COMPLETIONS, completion(40, "nobody there"), "nobody")
     assert time.monotonic() - begun < REFUSED_S
     assert refused.status == 502
-    assert stage.front.next_request(logged + len(threads))["outcome"] == "prefill_unreachable"
+    assert stage.front.logged("nobody")["outcome"] == "prefill_unreachable"
     seconds_until_idle([stage.decode], within_s=ANSWERED_S)
 
     restart_prefill(stage, fleet)

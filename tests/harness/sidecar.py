@@ -13,6 +13,7 @@ READY_S = 10.0
 # A line is written when the answer is through; the log is a file, so only the scheduler is between it and us.
 LOG_LINE_S = 5.0
 PREFILL_HEADER = "x-prefiller-host-port"
+REQUEST_ID_HEADER = "x-request-id"
 
 
 @dataclass
@@ -22,19 +23,21 @@ class Sidecar:
     url: str
     child: Child
 
-    def requests(self) -> list[dict]:
-        """The fields of its per-request log lines so far, in order of completion."""
-        lines = (line.get("fields", {}) for line in self.child.log_json())
-        return [fields for fields in lines if fields.get("message") == "request"]
+    def logged(self, request_id: str) -> dict:
+        """The fields of the line about the request that carried this `x-request-id`; waits for it.
 
-    def next_request(self, seen: int) -> dict:
-        """The line that comes after the first `seen` ones; waits for it."""
+        Lines come in order of completion, and a client may have its answer before the line is written: only the id
+        tells which is whose.
+        """
         end = time.monotonic() + LOG_LINE_S
-        while len(lines := self.requests()) <= seen:
+        while True:
+            for line in self.child.log_json():
+                fields = line.get("fields", {})
+                if fields.get("message") == "request" and fields.get("request_id") == request_id:
+                    return fields
             if time.monotonic() > end:
-                raise self.child.failure(f"logged no line for a request within {LOG_LINE_S:.0f} s")
+                raise self.child.failure(f"logged no line for request {request_id} within {LOG_LINE_S:.0f} s")
             time.sleep(0.01)
-        return lines[seen]
 
 
 def start(fleet: Fleet, decode: Engine, *flags: str, name: str = "sidecar") -> Sidecar:
@@ -51,6 +54,7 @@ def start(fleet: Fleet, decode: Engine, *flags: str, name: str = "sidecar") -> S
     return Sidecar(url, child)
 
 
-def via(prefill: Engine) -> dict[str, str]:
-    """The header that sends a request's prompt through this prefill engine."""
-    return {PREFILL_HEADER: prefill.host_port}
+def via(prefill: Engine | None, request_id: str = "") -> dict[str, str]:
+    """The headers that send a request's prompt through this prefill engine, and name the request in the log."""
+    target = {PREFILL_HEADER: prefill.host_port} if prefill else {}
+    return target | ({REQUEST_ID_HEADER: request_id} if request_id else {})

@@ -10,7 +10,7 @@ mod measure;
 mod plan;
 mod plot;
 pub mod process;
-mod ratios;
+pub mod ratios;
 mod report;
 mod sides;
 mod stamp;
