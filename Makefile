@@ -22,9 +22,8 @@ demo: ## one request across two engines, drawn in the terminal; ENGINE=vllm for 
 
 test: ## all fast tests: Rust, and the harness and the demo on emulators
 	cargo test --workspace
-	@$(BINARIES)
-	python3 -m unittest discover --start-directory tests/harness --top-level-directory tests
-	python3 -m unittest discover --start-directory tests/demo
+	KVFERRY_PROFILE=debug python3 -m unittest discover --start-directory tests/harness --top-level-directory tests
+	KVFERRY_PROFILE=debug python3 -m unittest discover --start-directory tests/demo
 
 e2e: ## real vLLM engines behind the sidecar; about five minutes
 	@$(SETUP) vllm

@@ -20,10 +20,6 @@ const MODEL_SERVER_PORT: u16 = 8200;
 /// Workers unless set: a proxy needs few cores, and the engine beside it needs the rest.
 const MAX_DEFAULT_WORKERS: usize = 4;
 
-/// How long a prefill leg that nobody waits for is listened to: an answer that is already on its way takes a few
-/// milliseconds, and the engine computes in vain for no longer than this.
-const PREFILL_GRACE: Duration = Duration::from_millis(50);
-
 /// Between the end of a decode leg and the first release: far more than an engine needs to notice that its client left.
 const RELEASE_GRACE: Duration = Duration::from_millis(250);
 
@@ -99,6 +95,12 @@ pub struct Config {
     /// How long the prefill leg may take; 0: no limit
     #[arg(long, default_value = "0s", value_parser = go_duration, value_name = "DURATION", help_heading = "Limits")]
     prefill_timeout: Duration,
+
+    /// How long a prefill leg goes on after its client left, before it is cancelled. A prefill that ends within it is
+    /// released for certain; one that is cancelled in the very moment it ends keeps its KV until the engine's lease
+    /// ends, since only its answer names the blocks
+    #[arg(long, default_value = "2s", value_parser = go_duration, value_name = "DURATION", help_heading = "Limits")]
+    prefill_cancel_grace: Duration,
 
     /// How long a disaggregated request may take, both legs together, to its last byte; 0: no limit
     #[arg(long, default_value = "0s", value_parser = go_duration, value_name = "DURATION", help_heading = "Limits")]
@@ -230,7 +232,7 @@ impl Config {
             limits: Limits {
                 prefill: some(self.prefill_timeout),
                 request: some(self.request_timeout),
-                prefill_grace: PREFILL_GRACE,
+                prefill_grace: self.prefill_cancel_grace,
                 release_grace: RELEASE_GRACE,
                 release_attempt: RELEASE_ATTEMPT,
                 release_pause: RELEASE_PAUSE,

@@ -296,13 +296,8 @@ async fn what_outlives_the_shutdown_timeout_is_cut_and_its_kv_given_back() {
     eventually("prefill hangs", || prefill.faults() == Faults::default()).await;
 
     process.signal("TERM");
-    let end = loop {
-        match stream.data().await {
-            Some(Ok(_)) => {}
-            end => break end,
-        }
-    };
-    assert!(end.is_some(), "a clean end would look like a whole answer");
+    let (_, complete) = stream.end().await;
+    assert!(!complete, "a clean end would look like a whole answer");
     assert!(within("an end", waiting).await.unwrap().is_err());
     assert!(within("an end", computing).await.unwrap().is_err());
     assert_eq!(process.code().await, 0);
@@ -470,7 +465,7 @@ async fn requests_without_a_handoff_and_failures_have_their_line_too() {
     drop(stream);
     last(200, "client_left", "").await;
     let mut stream = Ask::post(APIS[0].path, endless).prefill(&target).open(to).await.unwrap();
-    while let Some(Ok(_)) = stream.data().await {}
+    assert!(!stream.end().await.1);
     let line = last(200, "request_timeout", &target).await;
     assert!(line["bytes_out"].as_u64() > Some(0), "{line}");
     empty([&prefill, &decode]).await;

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from answer import Answer
 from harness import client, sidecar
-from harness.engine import Engine, seconds_until_idle
+from harness.engine import USAGE, Engine, seconds_until_idle
 from harness.prom import Metrics
 from harness.sidecar import Sidecar
 
@@ -53,6 +53,11 @@ class Stage:
         """One request by way of both engines."""
         body = {"model": "tiny", "prompt": "the ferry", "max_tokens": 2, "temperature": 0}
         assert self.apart("/v1/completions", body).status == 200, self.front.child.log_text()
+        # A series that an engine renamed would read as 0 for ever, and tests that want 0 would pass for nothing.
+        for engine in (self.prefill, self.decode):
+            metrics = engine.metrics()
+            missing = [name for name in (USAGE, BYTES, EXPIRED, BY_SOURCE) if not metrics.has(name)]
+            assert not missing, f"{engine.name} has no {missing} in its metrics"
 
     def apart(self, path: str, body: dict) -> client.Answer:
         """Sends the body through the sidecar by way of both engines; gives the raw answer."""

@@ -8,6 +8,7 @@ from harness.procs import Child
 from harness.prom import Metrics
 
 MODEL = "tiny"
+USAGE = "vllm:kv_cache_usage_perc"
 
 
 @dataclass
@@ -35,7 +36,7 @@ class Engine:
 
     def kv_usage(self) -> float:
         """The part of its KV cache that some request holds, 0 to 1; blocks merely cached for later do not count."""
-        return self.metrics().total("vllm:kv_cache_usage_perc")
+        return self.metrics().total(USAGE)
 
     def kv_bytes(self, tokens: int) -> int:
         """The bytes of the blocks that this many tokens fill."""

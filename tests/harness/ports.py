@@ -21,10 +21,3 @@ def free_ports(count: int) -> list[int]:
     finally:
         for held in sockets:
             held.close()
-
-
-def is_listening(port: int) -> bool:
-    """Whether something accepts connections on the port."""
-    with socket.socket() as probe:
-        probe.settimeout(1.0)
-        return probe.connect_ex((HOST, port)) == 0

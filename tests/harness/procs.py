@@ -89,20 +89,9 @@ class Child:
         """Asks it to stop; returns at once."""
         self._signal_leader(signal.SIGTERM)
 
-    def wait(self, timeout_s: float) -> int:
-        """Waits for it to end and gives the exit code."""
-        try:
-            return self._process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            raise self.failure(f"did not end within {timeout_s:.0f} s") from None
-
     def kill(self) -> None:
         """Ends the whole group with SIGKILL, as a crash or the kernel's memory killer would, and reaps it."""
-        # The dead cannot remove their shared memory, and an engine maps hundreds of MB of it.
-        shared = _shared_memory_of(self.pid)
         self._end_group()
-        for name in shared:
-            name.unlink(missing_ok=True)
 
     def stop(self, grace_s: float = STOP_GRACE_S) -> None:
         """Ends it politely, then by force; on return no process of its group is left."""
@@ -118,10 +107,14 @@ class Child:
         self._end_group()
 
     def _end_group(self) -> None:
+        # The dead cannot remove their shared memory, and an engine maps hundreds of MB of it.
+        shared = _shared_memory_of(self.pid)
         self._signal_group(signal.SIGKILL)
         self._process.wait()
         while _living_members(self.pid):
             time.sleep(POLL_S)
+        for name in shared:
+            name.unlink(missing_ok=True)
 
     def _signal_leader(self, number: signal.Signals) -> None:
         # `send_signal` polls first, so a pid that was reaped and given to someone else is never hit.
@@ -206,12 +199,17 @@ def _living_members(group: int) -> list[int]:
 
 
 def _shared_memory_of(group: int) -> set[Path]:
-    """The files in /dev/shm that members of the group have mapped."""
-    found = set()
+    """The files in /dev/shm that members of the group have mapped.
+
+    By inode: a semaphore is mapped under a temporary name, and linked to the one it has later.
+    """
+    mapped = set()
     for pid in _living_members(group):
         with contextlib.suppress(OSError):
             for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-                _, separator, name = line.partition(" /dev/shm/")
-                if separator and not name.endswith("(deleted)"):
-                    found.add(Path("/dev/shm") / name)
-    return found
+                # address perms offset device inode path
+                _, _, _, _, inode, *path = line.split(maxsplit=5)
+                if path and path[0].startswith("/dev/shm/"):
+                    mapped.add(int(inode))
+    # From scandir rather than stat: another process may remove its own file in between.
+    return {Path(entry.path) for entry in os.scandir("/dev/shm") if entry.inode() in mapped}

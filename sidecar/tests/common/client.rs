@@ -254,6 +254,21 @@ impl Opened {
         String::from_utf8_lossy(&read).into_owned()
     }
 
+    /// Reads to the end: how many bytes came, and whether the answer says that it is complete.
+    pub(crate) async fn end(&mut self) -> (usize, bool) {
+        let mut read = 0;
+        let all = async {
+            loop {
+                match self.data().await {
+                    Some(Ok(data)) => read += data.len(),
+                    end => return end.is_none(),
+                }
+            }
+        };
+        let complete = within("the end of the answer", all).await;
+        (read, complete)
+    }
+
     /// The rest of the answer.
     pub(crate) async fn whole(self) -> Result<Answer, hyper::Error> {
         let collected = within("the rest of the answer", self.body.collect()).await?;

@@ -70,9 +70,14 @@ impl Sidecar {
     pub(crate) async fn stop(&mut self, patience: Duration) -> Counts {
         let server = self.server.take().expect("it is stopped once");
         let ledger = server.ledger().clone();
-        // Stopping blocks, and clients of this test must be able to go on meanwhile.
-        let stopped = tokio::task::spawn_blocking(move || server.stop(patience));
-        within("the sidecar stops", stopped).await.unwrap();
+        // Stopping blocks, and clients of this test must be able to go on meanwhile. A thread of its own: the runtime would
+        // wait for one of its own even when the test has failed.
+        let (tell, told) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || {
+            server.stop(patience);
+            tell.send(())
+        });
+        within("the sidecar stops", told).await.unwrap();
         let counts = ledger.counts();
         assert_eq!(counts.outstanding(), 0, "KV unaccounted for: {counts:?}");
         counts

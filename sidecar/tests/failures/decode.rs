@@ -138,14 +138,8 @@ async fn a_stream_cut_in_half_is_cut_for_the_client_too() {
             let ask = rig.ask(route.path, route.body(true));
             let mut answer = ask.open(rig.address()).await.unwrap();
             assert_eq!(answer.status.as_u16(), 200);
-            let mut read = 0;
-            let end = loop {
-                match answer.data().await {
-                    Some(Ok(data)) => read += data.len(),
-                    end => break end,
-                }
-            };
-            assert!(end.is_some(), "{}: a clean end after {read} of {keep} bytes", route.path);
+            let (read, complete) = answer.end().await;
+            assert!(!complete, "{}: a clean end after {read} of {keep} bytes", route.path);
             assert!(read <= keep, "{}: {read} bytes of {keep}", route.path);
             rig.settled().await;
         }
