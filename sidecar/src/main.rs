@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use kvferry_sidecar::config::Config;
 use kvferry_sidecar::{logging, server::Server};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Requests come and go by the thousand in buffers of a few sizes; this allocator gives their memory back.
 #[global_allocator]
@@ -33,6 +33,11 @@ fn main() -> ExitCode {
     for warning in &checked.warnings {
         tracing::warn!("{warning}");
     }
+    // Before the port opens: who can reach us may also stop us.
+    let stop = match Stop::new() {
+        Ok(stop) => stop,
+        Err(error) => return cannot_start("handle signals", &error),
+    };
     let server = match Server::start(&checked.settings, checked.port, checked.workers) {
         Ok(server) => server,
         Err(error) => return cannot_start(&format!("listen on port {}", checked.port), &error),
@@ -44,7 +49,7 @@ fn main() -> ExitCode {
         version = env!("CARGO_PKG_VERSION"),
         "listening"
     );
-    if let Err(error) = wait_for_stop() {
+    if let Err(error) = stop.wait() {
         return cannot_start("handle signals", &error);
     }
     tracing::info!(
@@ -65,25 +70,42 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Returns at the first SIGTERM or SIGINT. From then on a second one ends the process at once.
-fn wait_for_stop() -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-    let (mut terminate, mut interrupt) = {
-        let _entered = runtime.enter();
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
-    };
-    let mut either = async move || {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
-    runtime.block_on(either());
-    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        runtime.block_on(either());
-        std::process::exit(1);
-    })?;
-    Ok(())
+/// The signals that ask the process to stop.
+struct Stop {
+    runtime: tokio::runtime::Runtime,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    /// From now on the signals are kept for [`Self::wait`] instead of ending the process.
+    fn new() -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let (terminate, interrupt) = {
+            let _entered = runtime.enter();
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+        };
+        Ok(Self { runtime, terminate, interrupt })
+    }
+
+    /// Returns at the first SIGTERM or SIGINT. From then on a second one ends the process at once.
+    fn wait(mut self) -> std::io::Result<()> {
+        self.next();
+        std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            self.next();
+            std::process::exit(1);
+        })?;
+        Ok(())
+    }
+
+    fn next(&mut self) {
+        self.runtime.block_on(async {
+            tokio::select! {
+                _ = self.terminate.recv() => {}
+                _ = self.interrupt.recv() => {}
+            }
+        });
+    }
 }
 
 fn cannot_start(what: &str, error: &std::io::Error) -> ExitCode {

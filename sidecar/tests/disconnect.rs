@@ -55,7 +55,7 @@ async fn during_its_own_head_or_body() {
 
 #[tokio::test]
 async fn while_prefill_computes() {
-    let rig = Rig::start().await;
+    let rig = Rig::with(&["--prefill-cancel-grace=50ms"]).await;
     rig.prefill.set_speeds(Speeds { prefill_rate: 20, ..Speeds::default() });
     for (n, stream) in [false, true].into_iter().enumerate() {
         let ask = rig.ask(APIS[0].path, APIS[0].body(stream));
@@ -354,4 +354,20 @@ async fn a_client_that_only_reads_late_is_not_taken_for_gone() {
     assert!(last < PIECES, "all of it was taken");
     assert_eq!(answer.whole().await.unwrap().body.len(), PIECES * length);
     sidecar.end().await;
+}
+
+/// Its answer alone names the blocks, so a prefill that is almost done is worth waiting for.
+#[tokio::test]
+async fn a_prefill_that_ends_soon_after_its_client_left_is_released_not_aborted() {
+    let rig = Rig::with(&["--prefill-cancel-grace=60s"]).await;
+    rig.prefill.set_speeds(Speeds { prefill_rate: 200, ..Speeds::default() });
+    let ask = rig.ask(APIS[0].path, APIS[0].body(false));
+    let client = tokio::spawn(ask.try_send(rig.address()));
+    eventually("prefill computes", || rig.prefill.state().requests.running == 1).await;
+    client.abort();
+    eventually("the KV is released", || rig.prefill.state().totals.releases_without_read == 1).await;
+    let totals = rig.prefill.state().totals;
+    assert_eq!((totals.prefills, totals.aborted), (1, 0));
+    assert!(rig.decode.requests().iter().all(|seen| seen.body.as_ref().unwrap().contains("no-such-model")));
+    rig.end().await;
 }
