@@ -7,15 +7,19 @@
 //!
 //! Pure: no I/O, no clock.
 
+mod bits;
 mod chunks;
 mod edit;
+mod malformed;
 mod path;
 mod scan;
 mod sse;
+mod strings;
 
 pub use chunks::Chunks;
 pub use edit::Edits;
+pub use malformed::{Malformed, MalformedKind};
 pub use memchr::memmem::Finder;
 pub use path::{Missing, get_path, set_path};
-pub use scan::{Document, MAX_WATCHED_MEMBERS, Malformed, MalformedKind, Scanner, scan};
+pub use scan::{Document, MAX_WATCHED_MEMBERS, Scanner, scan};
 pub use sse::{LineEdit, MAX_HELD_LINE, SseRewriter};

@@ -4,10 +4,11 @@
 //! copy is needed. It is a state machine with an explicit stack of one bit a level, so nesting costs memory, never
 //! program stack. Memory is bounded by [`MAX_WATCHED_MEMBERS`] and one bit per open bracket.
 
-use std::fmt;
 use std::ops::Range;
 
-use memchr::memchr2;
+use crate::bits::BitStack;
+use crate::malformed::{Malformed, MalformedKind};
+use crate::strings::{key_equals, plain_run};
 
 /// How many watched members one object may have. A real request has each at most once; the limit only bounds what a
 /// body full of the same key can make us remember.
@@ -16,63 +17,6 @@ pub const MAX_WATCHED_MEMBERS: usize = 256;
 /// A key is kept while it may still equal a watched name: names are shorter than 32 bytes, and one byte may be
 /// spelled in six (`\u0061`).
 const MAX_KEY_BYTES: usize = 32 * 6;
-
-/// Why a body is no JSON object, and where.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Malformed {
-    /// Offset of the first byte that cannot be, from the body's start.
-    pub offset: usize,
-    /// What is wrong there.
-    pub kind: MalformedKind,
-}
-
-/// What is wrong with a body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MalformedKind {
-    /// Valid so far, but the top-level value is not an object.
-    NotAnObject,
-    /// The body ended inside the value, or is empty.
-    UnexpectedEnd,
-    /// A byte that JSON does not allow at that place.
-    UnexpectedByte(u8),
-    /// Something other than white space after the object.
-    TrailingBytes,
-    /// A string holds a raw control character.
-    ControlCharacter,
-    /// A backslash sequence that JSON does not know.
-    BadEscape,
-    /// Not UTF-8.
-    InvalidUtf8,
-    /// More than [`MAX_WATCHED_MEMBERS`] members with watched names.
-    TooManyDuplicates,
-}
-
-impl fmt::Display for Malformed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.kind {
-            MalformedKind::NotAnObject => f.write_str("the body must be a JSON object"),
-            MalformedKind::UnexpectedEnd => write!(f, "unexpected end of JSON at byte {}", self.offset),
-            MalformedKind::UnexpectedByte(byte) => {
-                write!(f, "unexpected {:?} at byte {}", char::from(byte), self.offset)
-            }
-            MalformedKind::TrailingBytes => {
-                write!(f, "unexpected data after the JSON object at byte {}", self.offset)
-            }
-            MalformedKind::ControlCharacter => {
-                write!(f, "unescaped control character in a string at byte {}", self.offset)
-            }
-            MalformedKind::BadEscape => {
-                write!(f, "unknown escape sequence in a string at byte {}", self.offset)
-            }
-            MalformedKind::InvalidUtf8 => write!(f, "the body is not valid UTF-8 at byte {}", self.offset),
-            MalformedKind::TooManyDuplicates => {
-                write!(f, "too many duplicate keys in the JSON object at byte {}", self.offset)
-            }
-        }
-    }
-}
-
-impl std::error::Error for Malformed {}
 
 /// Where one watched top-level member lies. All offsets count from the body's start.
 #[derive(Debug, Clone)]
@@ -526,107 +470,5 @@ impl<'w> Scanner<'w> {
 
     fn unexpected(&self, at: usize, byte: u8) -> Malformed {
         self.malformed(at, MalformedKind::UnexpectedByte(byte))
-    }
-}
-
-/// Bytes that stand for themselves in a string.
-const PLAIN: [bool; 256] = {
-    let mut plain = [true; 256];
-    let mut byte = 0;
-    while byte < 0x20 {
-        plain[byte] = false;
-        byte += 1;
-    }
-    plain[b'"' as usize] = false;
-    plain[b'\\' as usize] = false;
-    plain
-};
-
-/// Length of the run of string bytes up to the next quote, backslash or end; or where a raw control character stands.
-fn plain_run(rest: &[u8]) -> Result<usize, usize> {
-    /// Runs shorter than this are found sooner by a table than by preparing the vector searches.
-    const SHORT: usize = 16;
-    /// Bytes that one vector comparison takes at the least.
-    const LANES: usize = 64;
-    for (at, byte) in rest.iter().enumerate().take(SHORT) {
-        if !PLAIN[usize::from(*byte)] {
-            return if *byte < 0x20 { Err(at) } else { Ok(at) };
-        }
-    }
-    let Some(tail) = rest.get(SHORT..) else { return Ok(rest.len()) };
-    let run = &tail[..memchr2(b'"', b'\\', tail).unwrap_or(tail.len())];
-    // The common answer, no control character, is found by vector code.
-    let clean =
-        run.chunks(LANES).all(|lane| lane.iter().fold(u8::MAX, |least, byte| least.min(*byte)) >= 0x20);
-    if clean {
-        return Ok(SHORT + run.len());
-    }
-    Err(SHORT + run.iter().position(|byte| *byte < 0x20).unwrap_or_default())
-}
-
-/// Whether a key's raw text, escapes and all, spells `name` (which is ASCII).
-fn key_equals(raw: &[u8], name: &str) -> bool {
-    if !raw.contains(&b'\\') {
-        return raw == name.as_bytes();
-    }
-    let mut raw = raw.iter().copied();
-    for wanted in name.bytes() {
-        let Some(byte) = raw.next() else { return false };
-        let spelled = if byte == b'\\' {
-            match raw.next() {
-                Some(b'u') => {
-                    let mut code = 0_u32;
-                    for _ in 0..4 {
-                        let Some(digit) = raw.next().and_then(|digit| char::from(digit).to_digit(16)) else {
-                            return false;
-                        };
-                        code = code * 16 + digit;
-                    }
-                    code
-                }
-                // Watched names hold letters and underscores only; of the short escapes none spells one of those.
-                _ => return false,
-            }
-        } else {
-            u32::from(byte)
-        };
-        if spelled != u32::from(wanted) {
-            return false;
-        }
-    }
-    raw.next().is_none()
-}
-
-/// A stack of booleans at one bit each, so that a body of nothing but brackets stays cheap.
-#[derive(Debug, Default)]
-struct BitStack {
-    words: Vec<u64>,
-    len: usize,
-}
-
-impl BitStack {
-    fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    fn push(&mut self, bit: bool) {
-        let (word, shift) = (self.len / 64, self.len % 64);
-        if word == self.words.len() {
-            self.words.push(0);
-        }
-        self.words[word] = self.words[word] & !(1 << shift) | u64::from(bit) << shift;
-        self.len += 1;
-    }
-
-    /// Removes the top; false if there is none.
-    fn pop(&mut self) -> bool {
-        let had = self.len > 0;
-        self.len = self.len.saturating_sub(1);
-        had
-    }
-
-    fn top(&self) -> Option<bool> {
-        let last = self.len.checked_sub(1)?;
-        Some(self.words[last / 64] >> (last % 64) & 1 == 1)
     }
 }
