@@ -27,12 +27,12 @@ pub async fn serve(
     interim: Option<Interim>,
     mut request: Request<Incoming>,
 ) -> Response<AnswerBody> {
-    let route = classify(request.method(), request.uri());
-    match route {
+    let intercepted = match classify(request.method(), request.uri()) {
         Route::Health => return respond::healthy(),
         Route::Redirect(location) => return respond::redirect(&location),
-        Route::Intercepted(_) | Route::Passthrough => {}
-    }
+        Route::Intercepted(api) => Some(api),
+        Route::Passthrough => None,
+    };
 
     let upgrade = hyper::upgrade::on(&mut request);
     let (mut head, mut body) = request.into_parts();
@@ -41,9 +41,17 @@ pub async fn serve(
     ensure_host(&mut head.headers, head.uri.authority(), "localhost");
     forwarded_for(&mut head.headers, client);
 
-    let Route::Intercepted(api) = route else {
-        one_request_id(&mut head.headers);
-        let path_and_query = head.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+    let path_and_query = match intercepted {
+        Some(api) => clean_path(api, head.uri.query()),
+        None => head.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")),
+    };
+    let target = prefill_target(&routing.prefill, worker.settings.sample_prefiller);
+    let (Some(api), Some(target)) = (intercepted, target) else {
+        let id = one_request_id(&mut head.headers);
+        let record = intercepted.map(Record::new).map(|mut record| {
+            record.request_id = id.as_ref().map(unshared);
+            record
+        });
         let from = Passthrough {
             method: head.method,
             path_and_query,
@@ -52,23 +60,9 @@ pub async fn serve(
             upgrade,
             interim,
         };
-        return passthrough::pass(&worker, from, None).await;
+        return passthrough::pass(&worker, from, record).await;
     };
     let mut record = Record::new(api);
-    let path_and_query = clean_path(api, head.uri.query());
-
-    let Some(target) = prefill_target(&routing.prefill, worker.settings.sample_prefiller) else {
-        record.request_id = one_request_id(&mut head.headers).as_ref().map(unshared);
-        let from = Passthrough {
-            method: head.method,
-            path_and_query,
-            headers: head.headers,
-            body,
-            upgrade,
-            interim,
-        };
-        return passthrough::pass(&worker, from, Some(record)).await;
-    };
     record.target.clone_from(target);
 
     let refuse = |mut record: Record, error: Error| {

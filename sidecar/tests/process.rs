@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{
-    APIS, Ask, Client, LEASE, Opened, PATIENCE, Protocol, Raw, Scripted, chunk, eventually, json_answer,
-    reserve_port, sse_head, within,
+    APIS, Ask, Client, LEASE, Opened, PATIENCE, Protocol, Raw, SHORT_GRACE, Scripted, chunk, eventually,
+    json_answer, reserve_port, sse_head, within,
 };
 use kvferry_emulator::{Config, Emulator, Faults, Speeds};
 use serde_json::Value;
@@ -281,7 +281,7 @@ async fn a_request_that_arrives_with_the_stop_is_served_or_refused_but_never_los
 async fn what_outlives_the_shutdown_timeout_is_cut_and_its_kv_given_back() {
     let (prefill, decode) = (engine().await, engine().await);
     decode.set_speeds(Speeds { itl_ms: 5, ..Speeds::default() });
-    let mut process = Process::start(decode.addr().port(), &["--shutdown-timeout=300ms"]).await;
+    let mut process = Process::start(decode.addr().port(), &["--shutdown-timeout=300ms", SHORT_GRACE]).await;
     let endless = APIS[1].value("go on", 1_000_000, true).to_string();
     let ask = |body: String| Ask::post(APIS[1].path, body).prefill(&prefill.host_port());
     let mut stream = ask(endless).open(process.address).await.unwrap();
@@ -409,8 +409,11 @@ async fn every_intercepted_request_is_one_line_of_json() {
 async fn requests_without_a_handoff_and_failures_have_their_line_too() {
     let (prefill, decode) = (engine().await, engine().await);
     let (nobody, _reserved) = reserve_port();
-    let process =
-        Process::start(decode.addr().port(), &["--max-body-size=10000", "--request-timeout=150ms"]).await;
+    let process = Process::start(
+        decode.addr().port(),
+        &["--max-body-size=10000", "--request-timeout=150ms", SHORT_GRACE],
+    )
+    .await;
     let to = process.address;
     let target = prefill.host_port();
     let body = APIS[0].body(false);

@@ -30,6 +30,12 @@ const LOOK: Duration = Duration::from_millis(3);
 /// The header that asks for a handoff, in its old spelling.
 pub(crate) const PREFILLER: &str = "x-prefiller-host-port";
 
+/// For prefill engines that never answer: the sidecar need not listen to them for long.
+pub(crate) const SHORT_GRACE: &str = "--prefill-cancel-grace=50ms";
+
+/// For prefill engines that answer at last, however busy the machine: what they hand out is always heard.
+pub(crate) const LONG_GRACE: &str = "--prefill-cancel-grace=60s";
+
 /// The result of `work`, or a failed test that says what did not happen.
 pub(crate) async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
     let done = tokio::time::timeout(PATIENCE, work).await;

@@ -1,6 +1,6 @@
 //! Limits in time: the prefill leg's own, and one for both legs together.
 
-use crate::common::{APIS, Ask, Rig, eventually};
+use crate::common::{APIS, Ask, Rig, SHORT_GRACE, eventually};
 use kvferry_emulator::{Faults, Speeds};
 
 /// The next request is never answered; later ones are.
@@ -10,7 +10,7 @@ fn hang() -> Faults {
 
 #[tokio::test]
 async fn a_hanging_prefill_is_given_up_at_its_own_limit() {
-    let rig = Rig::with(&["--prefill-timeout=150ms"]).await;
+    let rig = Rig::with(&["--prefill-timeout=150ms", SHORT_GRACE]).await;
     rig.prefill.set_faults(hang());
     let answer = rig.ask(APIS[0].path, APIS[0].body(true)).send(rig.address()).await;
     answer.is_error(504, "prefill_timeout", "150 ms (--prefill-timeout)");
@@ -23,7 +23,7 @@ async fn a_hanging_prefill_is_given_up_at_its_own_limit() {
 
 #[tokio::test]
 async fn a_prefill_that_is_too_slow_is_aborted_in_the_engine() {
-    let rig = Rig::with(&["--prefill-timeout=100ms"]).await;
+    let rig = Rig::with(&["--prefill-timeout=100ms", SHORT_GRACE]).await;
     rig.prefill.set_speeds(Speeds { prefill_rate: 10, ..Speeds::default() });
     let answer = rig.ask(APIS[1].path, APIS[1].body(false)).send(rig.address()).await;
     answer.is_error(504, "prefill_timeout", &rig.prefill.host_port());
@@ -33,7 +33,7 @@ async fn a_prefill_that_is_too_slow_is_aborted_in_the_engine() {
 
 #[tokio::test]
 async fn one_deadline_covers_prefill() {
-    let rig = Rig::with(&["--request-timeout=150ms"]).await;
+    let rig = Rig::with(&["--request-timeout=150ms", SHORT_GRACE]).await;
     rig.prefill.set_faults(hang());
     let answer = rig.ask(APIS[0].path, APIS[0].body(false)).send(rig.address()).await;
     answer.is_error(504, "request_timeout", "150 ms (--request-timeout), waiting for prefill");
@@ -44,8 +44,8 @@ async fn one_deadline_covers_prefill() {
 #[tokio::test]
 async fn the_shorter_of_two_limits_counts() {
     for (flags, code) in [
-        (["--request-timeout=100ms", "--prefill-timeout=20s"], "request_timeout"),
-        (["--request-timeout=20s", "--prefill-timeout=100ms"], "prefill_timeout"),
+        (["--request-timeout=100ms", "--prefill-timeout=20s", SHORT_GRACE], "request_timeout"),
+        (["--request-timeout=20s", "--prefill-timeout=100ms", SHORT_GRACE], "prefill_timeout"),
     ] {
         let rig = Rig::with(&flags).await;
         rig.prefill.set_faults(hang());
