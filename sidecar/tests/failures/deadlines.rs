@@ -58,10 +58,10 @@ async fn the_shorter_of_two_limits_counts() {
 #[tokio::test]
 async fn the_deadline_covers_decode_and_releases_the_kv() {
     for stream in [false, true] {
-        let rig = Rig::with(&["--request-timeout=250ms"]).await;
+        let rig = Rig::with(&["--request-timeout=700ms"]).await;
         rig.decode.set_faults(hang());
         let answer = rig.ask(APIS[0].path, APIS[0].body(stream)).send(rig.address()).await;
-        answer.is_error(504, "request_timeout", "250 ms (--request-timeout), in decode");
+        answer.is_error(504, "request_timeout", "700 ms (--request-timeout), in decode");
         rig.settled().await;
         assert_eq!(rig.prefill.state().totals.releases_without_read, 1);
         assert_eq!(rig.end().await.released, 1);
@@ -70,7 +70,7 @@ async fn the_deadline_covers_decode_and_releases_the_kv() {
 
 #[tokio::test]
 async fn a_whole_answer_that_drips_beyond_the_deadline_is_an_error() {
-    let rig = Rig::with(&["--request-timeout=250ms"]).await;
+    let rig = Rig::with(&["--request-timeout=700ms"]).await;
     rig.decode.set_faults(Faults { drip_ms: Some(10), times: Some(1), ..Faults::default() });
     let answer = rig.ask(APIS[0].path, APIS[0].body(false)).send(rig.address()).await;
     answer.is_error(504, "request_timeout", "in decode");
@@ -79,11 +79,14 @@ async fn a_whole_answer_that_drips_beyond_the_deadline_is_an_error() {
 
 #[tokio::test]
 async fn a_stream_that_goes_on_beyond_the_deadline_is_cut_and_aborted() {
-    let rig = Rig::with(&["--request-timeout=300ms"]).await;
+    let rig = Rig::with(&["--request-timeout=800ms"]).await;
     rig.decode.set_speeds(Speeds { itl_ms: 10, ..Speeds::default() });
+    let mut answers = Vec::new();
     for route in APIS {
         let body = route.value("go on", 100_000, true).to_string();
-        let mut answer = rig.ask(route.path, body).open(rig.address()).await.unwrap();
+        answers.push(rig.ask(route.path, body).open(rig.address()).await.unwrap());
+    }
+    for (mut answer, route) in answers.into_iter().zip(APIS) {
         assert_eq!(answer.status.as_u16(), 200);
         let (_, complete) = answer.end().await;
         assert!(!complete, "{}: a clean end would look like a whole answer", route.path);
@@ -96,11 +99,11 @@ async fn a_stream_that_goes_on_beyond_the_deadline_is_cut_and_aborted() {
 #[tokio::test]
 async fn a_silent_stream_is_cut_at_the_deadline_too() {
     // Nothing arrives that would make anybody look at the clock.
-    let rig = Rig::with(&["--request-timeout=300ms"]).await;
+    let rig = Rig::with(&["--request-timeout=800ms"]).await;
     rig.decode.set_speeds(Speeds { itl_ms: 600_000, ..Speeds::default() });
     let mut answer = rig.ask(APIS[1].path, APIS[1].body(true)).open(rig.address()).await.unwrap();
     answer.until("data: ").await;
-    assert!(answer.data().await.unwrap().is_err());
+    assert!(!answer.end().await.1);
     rig.end().await;
 }
 
