@@ -22,4 +22,4 @@ pub use malformed::{Malformed, MalformedKind};
 pub use memchr::memmem::Finder;
 pub use path::{Missing, get_path, set_path};
 pub use scan::{Document, MAX_WATCHED_MEMBERS, Scanner, scan};
-pub use sse::{LineEdit, MAX_HELD_LINE, SseRewriter};
+pub use sse::{MAX_HELD_LINE, SseRewriter};

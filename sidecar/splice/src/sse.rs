@@ -12,18 +12,6 @@ use memchr::{memchr, memmem, memrchr};
 /// (audio, log-probabilities) that need not be edited.
 pub const MAX_HELD_LINE: usize = 256 * 1024;
 
-/// Edits the payload of a `data:` line that contains the needle. `None` leaves the line as it was.
-pub trait LineEdit {
-    /// `payload`: what stands behind `data:` and one optional space, without the line's end.
-    fn edit(&mut self, payload: &[u8]) -> Option<Bytes>;
-}
-
-impl<F: FnMut(&[u8]) -> Option<Bytes>> LineEdit for F {
-    fn edit(&mut self, payload: &[u8]) -> Option<Bytes> {
-        self(payload)
-    }
-}
-
 /// The state of one stream.
 #[derive(Debug)]
 pub struct SseRewriter {
@@ -41,7 +29,10 @@ impl SseRewriter {
     }
 
     /// Takes the next buffer of the stream and returns what can go on now, which may be empty.
-    pub fn push(&mut self, mut chunk: Bytes, edit: &mut impl LineEdit) -> Bytes {
+    ///
+    /// `edit` is offered the payload of each `data:` line that holds the needle: what stands behind `data:` and one
+    /// optional space, without the line's end. `None` leaves the line as it was.
+    pub fn push(&mut self, mut chunk: Bytes, edit: &mut impl FnMut(&[u8]) -> Option<Bytes>) -> Bytes {
         if self.skipping {
             let Some(end) = memchr(b'\n', &chunk) else {
                 return chunk;
@@ -75,13 +66,13 @@ impl SseRewriter {
     }
 
     /// The stream ended: what was held, edited if it is a whole payload.
-    pub fn finish(&mut self, edit: &mut impl LineEdit) -> Bytes {
+    pub fn finish(&mut self, edit: &mut impl FnMut(&[u8]) -> Option<Bytes>) -> Bytes {
         let rest = self.held.split().freeze();
         self.edit_lines(rest, edit)
     }
 
     /// `lines`: whole lines, except that the very last one of a stream may lack its end.
-    fn edit_lines(&self, lines: Bytes, edit: &mut impl LineEdit) -> Bytes {
+    fn edit_lines(&self, lines: Bytes, edit: &mut impl FnMut(&[u8]) -> Option<Bytes>) -> Bytes {
         if self.needle.find(&lines).is_none() {
             return lines;
         }
@@ -104,13 +95,13 @@ impl SseRewriter {
         out.map_or(lines, BytesMut::freeze)
     }
 
-    fn edit_line(&self, line: &[u8], edit: &mut impl LineEdit) -> Option<BytesMut> {
+    fn edit_line(&self, line: &[u8], edit: &mut impl FnMut(&[u8]) -> Option<Bytes>) -> Option<BytesMut> {
         let field = line.strip_prefix(b"data:")?;
         self.needle.find(field)?;
         let field = field.strip_prefix(b" ").unwrap_or(field);
         let payload = field.strip_suffix(b"\n").unwrap_or(field);
         let payload = payload.strip_suffix(b"\r").unwrap_or(payload);
-        let new = edit.edit(payload)?;
+        let new = edit(payload)?;
         let before = line.len() - field.len();
         let mut edited = BytesMut::with_capacity(line.len() + new.len());
         edited.extend_from_slice(&line[..before]);

@@ -202,9 +202,6 @@ impl Streamed {
                         }
                     }
                     Ok(data) => {
-                        if self.run.stage() == Stage::Decoding {
-                            self.first_data(&data);
-                        }
                         if let Some(inflater) = &mut self.inflater {
                             inflater.feed(data);
                             continue;
@@ -250,18 +247,28 @@ impl Streamed {
     /// What goes on of `data`, counted; `None` if nothing does yet.
     fn rewritten(&mut self, data: Bytes) -> Option<Bytes> {
         let data = match &mut self.rewrite {
-            Some(Rewrite { sse, edit }) => {
-                let edit = *edit;
-                sse.push(data, &mut |payload: &[u8]| edit.apply(payload))
-            }
+            Some(Rewrite { sse, edit }) => sse.push(data, &mut |payload: &[u8]| edit.apply(payload)),
             None => data,
         };
+        if data.is_empty() {
+            return None;
+        }
+        // Here its lines are plain and whole, however they were cut on their way.
+        if self.run.stage() == Stage::Decoding {
+            self.first_data(&data);
+        }
         self.run.record.sent(data.len());
-        (!data.is_empty()).then_some(data)
+        Some(data)
     }
 
     /// The engine's answer is complete. Returns the next frame, if any; trailers come after it.
     fn end(&mut self, trailers: Option<Frame<Bytes>>) -> Option<Frame<Bytes>> {
+        let held = self.rewrite.as_mut().map_or(Bytes::new(), |Rewrite { sse, edit }| {
+            sse.finish(&mut |payload: &[u8]| edit.apply(payload))
+        });
+        if !held.is_empty() && self.run.stage() == Stage::Decoding {
+            self.first_data(&held);
+        }
         self.run.handle(Event::DecodeEnded);
         self.ended = true;
         if self.run.record.outcome == Record::UNFINISHED {
@@ -270,10 +277,6 @@ impl Streamed {
         if let Some(lease) = self.lease.take() {
             lease.recycle();
         }
-        let held = self.rewrite.as_mut().map_or(Bytes::new(), |Rewrite { sse, edit }| {
-            let edit = *edit;
-            sse.finish(&mut |payload: &[u8]| edit.apply(payload))
-        });
         if held.is_empty() {
             return trailers;
         }

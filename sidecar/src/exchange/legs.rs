@@ -101,24 +101,15 @@ pub(super) async fn prefill(worker: Arc<Worker>, request: Arc<LegRequest>) -> Pr
     if !sent.response.status().is_success() {
         return PrefillEnd::Refused(sent);
     }
-    let (head, body) = sent.response.into_parts();
-    let (answer, _) = match collect(body, MAX_PREFILL_ANSWER).await {
-        Ok(whole) => whole,
-        Err(Uncollected::TooLarge) => {
-            return PrefillEnd::Failed(Error::PrefillTooLarge { limit: MAX_PREFILL_ANSWER });
-        }
-        Err(Uncollected::Broken(how)) => return failed(how),
-    };
-    sent.lease.recycle();
     let invalid =
         |detail: String| PrefillEnd::Failed(Error::PrefillNotJson { target: target.clone(), detail });
-    let answer = if is_gzip(&head.headers) {
-        match inflate(&answer, MAX_PREFILL_ANSWER) {
-            Ok(plain) => plain,
-            Err(detail) => return invalid(detail),
+    let answer = match read_whole(sent, MAX_PREFILL_ANSWER).await {
+        Ok(whole) => whole.plain,
+        Err(Unread::TooLarge) => {
+            return PrefillEnd::Failed(Error::PrefillTooLarge { limit: MAX_PREFILL_ANSWER });
         }
-    } else {
-        answer
+        Err(Unread::Broken(how)) => return failed(how),
+        Err(Unread::Coding(detail)) => return invalid(detail),
     };
     match worker.settings.connector.read_prefill(request.api, &answer) {
         Ok(answer) => PrefillEnd::Accepted(answer),
@@ -157,29 +148,18 @@ pub(super) async fn decode(
     else {
         return DecodeEnd::Stream(sent);
     };
-    let (mut head, body) = sent.response.into_parts();
-    let (whole, trailers) = match collect(body, MAX_WHOLE_ANSWER).await {
-        Ok(whole) => whole,
-        Err(Uncollected::TooLarge) => {
-            return failed(Broken::Other(format!("its answer is larger than {MAX_WHOLE_ANSWER} bytes")));
+    match read_whole(sent, MAX_WHOLE_ANSWER).await {
+        Ok(Whole { mut head, plain, trailers }) => {
+            let body = edit.apply(&plain).unwrap_or(plain);
+            head.headers.remove(CONTENT_LENGTH);
+            DecodeEnd::Whole(head, WholeBody::new(body, trailers))
         }
-        Err(Uncollected::Broken(how)) => return failed(how),
-    };
-    sent.lease.recycle();
-    let whole = if is_gzip(&head.headers) {
-        match inflate(&whole, MAX_WHOLE_ANSWER) {
-            Ok(plain) => {
-                now_plain(&mut head.headers);
-                plain
-            }
-            Err(detail) => return failed(Broken::Other(detail)),
+        Err(Unread::TooLarge) => {
+            failed(Broken::Other(format!("its answer is larger than {MAX_WHOLE_ANSWER} bytes")))
         }
-    } else {
-        whole
-    };
-    let whole = edit.apply(&whole).unwrap_or(whole);
-    head.headers.remove(CONTENT_LENGTH);
-    DecodeEnd::Whole(head, WholeBody::new(whole, trailers))
+        Err(Unread::Broken(how)) => failed(how),
+        Err(Unread::Coding(detail)) => failed(Broken::Other(detail)),
+    }
 }
 
 /// One attempt to release; whether the engines took it.
@@ -231,19 +211,45 @@ fn is_whole_json(response: &Response<Incoming>) -> bool {
     json && response.body().size_hint().lower() <= MAX_WHOLE_ANSWER as u64
 }
 
-enum Uncollected {
+/// A complete answer of an engine.
+struct Whole {
+    /// Says nothing of a coding any more.
+    head: response::Parts,
+    plain: Bytes,
+    trailers: Option<HeaderMap>,
+}
+
+/// Why an answer could not be read whole.
+enum Unread {
     TooLarge,
     Broken(Broken),
+    /// Its gzip coding is wrong, or inflates beyond the limit.
+    Coding(String),
+}
+
+/// Reads an answer of at most `limit` bytes, plain, to its end. Its connection is kept.
+async fn read_whole(sent: Sent, limit: usize) -> Result<Whole, Unread> {
+    let (mut head, body) = sent.response.into_parts();
+    let (bytes, trailers) = collect(body, limit).await?;
+    sent.lease.recycle();
+    let plain = if is_gzip(&head.headers) {
+        let plain = inflate(&bytes, limit).map_err(Unread::Coding)?;
+        now_plain(&mut head.headers);
+        plain
+    } else {
+        bytes
+    };
+    Ok(Whole { head, plain, trailers })
 }
 
 /// The whole body as one buffer, and its trailers.
-async fn collect(mut body: Incoming, limit: usize) -> Result<(Bytes, Option<HeaderMap>), Uncollected> {
+async fn collect(mut body: Incoming, limit: usize) -> Result<(Bytes, Option<HeaderMap>), Unread> {
     let mut whole = Collector::default();
     let mut trailers = None;
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| Uncollected::Broken(broken(&error)))?;
+        let frame = frame.map_err(|error| Unread::Broken(broken(&error)))?;
         match frame.into_data() {
-            Ok(data) if whole.len() + data.len() > limit => return Err(Uncollected::TooLarge),
+            Ok(data) if whole.len() + data.len() > limit => return Err(Unread::TooLarge),
             Ok(data) => whole.push(data),
             Err(frame) => trailers = frame.into_trailers().ok(),
         }

@@ -9,8 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::{HeaderValue, response};
-use kvferry_handoff::Held;
-use kvferry_handoff::{Cause, Command, Commands, Event, Handoff, Leg, Stage, Time};
+use kvferry_handoff::{Cause, Command, Commands, Event, Handoff, Held, Leg, Stage, Time};
 
 use super::answer::WholeBody;
 use super::legs::{DecodeEnd, LegRequest, PrefillEnd, decode, prefill, release};
@@ -18,6 +17,7 @@ use crate::connector::KvParams;
 use crate::error::{Broken, Error};
 use crate::record::Record;
 use crate::request::headers::unshared;
+use crate::request::route::Api;
 use crate::upstream::Sent;
 use crate::worker::Worker;
 
@@ -132,7 +132,7 @@ impl Run {
     }
 
     /// The request's API.
-    pub(super) fn api(&self) -> crate::request::route::Api {
+    pub(super) fn api(&self) -> Api {
         self.record.api()
     }
 

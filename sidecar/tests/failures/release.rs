@@ -69,6 +69,30 @@ async fn an_error_told_inside_a_success_is_passed_on_and_the_kv_released() {
     }
 }
 
+/// The network cuts where it likes: what an event says is known only when its line is whole.
+#[tokio::test]
+async fn an_error_told_in_pieces_is_an_error_all_the_same() {
+    for first in [
+        "data: {\"error\":{\"message\":\"KV load failed\"}}\n\n",
+        "event: error\ndata: {\"type\":\"error\"}\n\n",
+    ] {
+        for size in [1, 3, 8] {
+            let prefill = prefill().await;
+            let pieces: Vec<&str> =
+                first.as_bytes().chunks(size).map(|piece| std::str::from_utf8(piece).unwrap()).collect();
+            let stream: String = pieces.into_iter().map(chunk).collect();
+            let stream = [sse_head(), &stream, &chunk("data: [DONE]\n\n"), &chunk("")].concat();
+            let decode = decode(stream.into_bytes(), |_| 404).await;
+            let sidecar = Sidecar::start(decode.port(), &[]);
+            let answer = ask(&prefill).send(sidecar.address()).await.ok();
+            assert_eq!(answer.text(), [first, "data: [DONE]\n\n"].concat());
+            let counts = sidecar.end().await;
+            assert_eq!((counts.released, counts.consumed), (1, 0), "{first} in pieces of {size}");
+            is_release(&decode.requests()[1]);
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_stream_without_any_data_did_not_read_the_kv() {
     for silent in [chunk(""), [chunk(": still here\n\n"), chunk("")].concat()] {
