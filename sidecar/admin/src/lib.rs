@@ -1,0 +1,1 @@
+//! The operator's port: metrics, readiness, what is in flight, log level.

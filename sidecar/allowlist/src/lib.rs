@@ -1,0 +1,1 @@
+//! Which hosts and ports a routing header may name.

@@ -1,0 +1,1 @@
+//! One trace of both legs, exported as OpenTelemetry.
