@@ -5,10 +5,14 @@
 //! until it ends as consumed, released or expired. No sockets, no clock, no randomness: the caller brings time as
 //! [`Time`], so a seeded simulator can drive any schedule (`tests/simulator.rs`).
 
+mod event;
 mod handoff;
 mod ledger;
+mod limits;
 mod time;
 
-pub use handoff::{Cause, Command, Commands, Event, Handoff, Leg, Limits, Stage};
+pub use event::{Again, Cause, Command, Commands, Decode, Event, Leg, Target};
+pub use handoff::{Handoff, Stage};
 pub use ledger::{Counts, Held, Ledger};
+pub use limits::{Limits, Recovery};
 pub use time::Time;
