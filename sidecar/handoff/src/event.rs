@@ -88,7 +88,7 @@ pub enum Target {
 /// What to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
-    /// Make an attempt ready: choose its ids, ask what must be known first.
+    /// Make an attempt ready: choose its ids, ask what must be known first. Replaces a preparation that still runs.
     Prepare(Target),
     /// Send the prefill leg.
     SendPrefill,

@@ -145,6 +145,7 @@ impl World {
                     target == Target::Next
                         || self.attempts.iter().all(|attempt| !attempt.runs || attempt.life != life)
                 );
+                self.cancel(|happening| matches!(happening, Happening::Prepared { .. }));
                 let attempt = self.attempts.len();
                 let (overlap, named) = (self.dice.chance(40), self.dice.chance(40));
                 self.attempts.push(Attempt { overlap, named, life, ..Attempt::default() });
