@@ -12,7 +12,8 @@ use kvferry_handoff::Limits;
 use tracing::level_filters::LevelFilter;
 
 use crate::connector;
-use crate::worker::Settings;
+use crate::failover::{Failover, Policy, Rules};
+use crate::worker::{Rank, Settings};
 
 /// Decode engine's port unless set.
 const MODEL_SERVER_PORT: u16 = 8200;
@@ -192,8 +193,9 @@ impl Config {
         if self.vllm_port.is_some() {
             warnings.push("--vllm-port is deprecated; use --model-server-port");
         }
-        let connector = connector::by_name(&self.kv_connector).ok_or_else(|| {
-            let known: Vec<&str> = connector::ALL.iter().map(|connector| connector.name()).collect();
+        let options = connector::Options::default();
+        let connector = connector::by_name(&self.kv_connector, &options).ok_or_else(|| {
+            let known: Vec<&str> = connector::ALL.iter().map(|(name, _)| *name).collect();
             Invalid(format!(
                 "--kv-connector must be one of: {} (got {:?})",
                 known.join(", "),
@@ -224,12 +226,22 @@ impl Config {
         let decoder =
             format!("localhost:{model_server}").parse().expect("localhost with a port is an endpoint");
         let settings = Settings {
+            watch: connector::watch(&*connector),
             connector,
-            decoder: Arc::new(decoder),
+            ranks: vec![Arc::new(Rank { index: 0, port, decoder: Arc::new(decoder) })],
+            failover: Arc::new(Failover::new(Rules {
+                policy: Policy::Fail,
+                retries: 0,
+                pause: Duration::ZERO,
+                local_ratio: 0.0,
+                local_rate: 0.0,
+                breaker_failures: None,
+                breaker_pause: Duration::ZERO,
+            })),
             max_body: self.max_body_size,
             body_patience: self.body_timeout,
             sample_prefiller: self.enable_prefiller_sampling,
-            limits: Limits {
+            limits: Arc::new(Limits {
                 prefill: some(self.prefill_timeout),
                 request: some(self.request_timeout),
                 prefill_grace: self.prefill_cancel_grace,
@@ -237,7 +249,8 @@ impl Config {
                 release_attempt: RELEASE_ATTEMPT,
                 release_pause: RELEASE_PAUSE,
                 release_attempts: RELEASE_ATTEMPTS,
-            },
+                decode_stall: None,
+            }),
             connect_timeout: self.connect_timeout,
             max_idle_per_engine: usize::try_from(self.max_idle_conns_per_host)
                 .ok()
@@ -307,7 +320,7 @@ mod tests {
     fn the_defaults_are_those_of_the_contract() {
         let checked = check(&[]).unwrap();
         assert_eq!(checked.port, 8000);
-        assert_eq!(checked.settings.decoder.to_string(), "localhost:8200");
+        assert_eq!(checked.settings.ranks[0].decoder.to_string(), "localhost:8200");
         assert_eq!(checked.settings.max_body, 67_108_864);
         assert_eq!(checked.settings.max_idle_per_engine, 1024);
         assert_eq!(checked.settings.limits.prefill, None);
@@ -317,7 +330,7 @@ mod tests {
 
     #[test]
     fn the_decode_engines_port_has_two_flags_and_the_new_one_wins() {
-        let decoder = |args: &[&str]| check(args).unwrap().settings.decoder.port();
+        let decoder = |args: &[&str]| check(args).unwrap().settings.ranks[0].decoder.port();
         assert_eq!(decoder(&["--vllm-port=9001"]), 9001);
         assert_eq!(decoder(&["--vllm-port", "9001", "--model-server-port", "9002"]), 9002);
         assert_eq!(check(&["--vllm-port=9001"]).unwrap().warnings.len(), 2);

@@ -19,6 +19,10 @@ pub enum Fault {
     Prefill,
     /// The decode engine next to us.
     Decode,
+    /// An encoder, or the way to it.
+    Encode,
+    /// This sidecar, or what it depends on.
+    Us,
 }
 
 impl Fault {
@@ -29,6 +33,8 @@ impl Fault {
             Self::Router => "router",
             Self::Prefill => "prefill",
             Self::Decode => "decode",
+            Self::Encode => "encode",
+            Self::Us => "sidecar",
         }
     }
 }
@@ -80,6 +86,48 @@ pub enum Error {
     BodyStalled,
     /// The client's body broke off or its framing is wrong.
     BodyBroken(String),
+    /// The body asks for something that cannot be served across engines.
+    UnsupportedField {
+        /// The member's name.
+        field: &'static str,
+    },
+    /// A routing header names a target that is not allowed.
+    TargetDenied {
+        /// The target.
+        target: String,
+    },
+    /// Whether a target is allowed cannot be known yet.
+    AllowlistUnknown {
+        /// Why not.
+        reason: String,
+    },
+    /// The data-parallel header names no rank of this pod.
+    UnknownRank {
+        /// What it holds.
+        value: String,
+    },
+    /// The prefill pod did not say what must be known before the legs can be sent.
+    PrefillUnknown {
+        /// The prefill engine's address.
+        target: String,
+        /// What is wrong.
+        detail: String,
+    },
+    /// Every way to recover from failed prefills was used up.
+    PrefillExhausted {
+        /// How the last attempt failed.
+        last: String,
+    },
+    /// The decode engine sent nothing for too long.
+    DecodeStalled {
+        /// The limit, in milliseconds.
+        limit_ms: u128,
+    },
+    /// A part of the prompt could not be encoded.
+    EncodeFailed {
+        /// How.
+        detail: String,
+    },
     /// The prefill header holds no usable target.
     BadTarget {
         /// What it holds.
@@ -128,13 +176,20 @@ impl Error {
     /// Whose fault it is.
     pub fn fault(&self) -> Fault {
         match self {
-            Self::MalformedBody(_) | Self::BodyTooLarge { .. } | Self::BodyStalled | Self::BodyBroken(_) => {
-                Fault::Client
-            }
-            Self::BadTarget { .. } => Fault::Router,
-            Self::PrefillNotJson { .. } | Self::PrefillTooLarge { .. } | Self::PrefillTimeout { .. } => {
-                Fault::Prefill
-            }
+            Self::MalformedBody(_)
+            | Self::BodyTooLarge { .. }
+            | Self::BodyStalled
+            | Self::BodyBroken(_)
+            | Self::UnsupportedField { .. } => Fault::Client,
+            Self::BadTarget { .. } | Self::TargetDenied { .. } | Self::UnknownRank { .. } => Fault::Router,
+            Self::AllowlistUnknown { .. } => Fault::Us,
+            Self::PrefillNotJson { .. }
+            | Self::PrefillTooLarge { .. }
+            | Self::PrefillTimeout { .. }
+            | Self::PrefillUnknown { .. }
+            | Self::PrefillExhausted { .. } => Fault::Prefill,
+            Self::EncodeFailed { .. } => Fault::Encode,
+            Self::DecodeStalled { .. } => Fault::Decode,
             Self::LegBroken { leg, .. } | Self::RequestTimeout { leg, .. } => match leg {
                 Leg::Prefill => Fault::Prefill,
                 Leg::Decode => Fault::Decode,
@@ -142,25 +197,46 @@ impl Error {
         }
     }
 
+    /// Whether no connection to the leg's engine could be made.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(
+            self,
+            Self::LegBroken {
+                how: Broken::Resolve(_) | Broken::Refused | Broken::ConnectTimeout | Broken::Connect(_),
+                ..
+            }
+        )
+    }
+
     /// Whether the same request may succeed when sent again.
     pub fn may_retry(&self) -> bool {
         match self.fault() {
             Fault::Client | Fault::Router => matches!(self, Self::BodyStalled),
-            Fault::Prefill | Fault::Decode => true,
+            Fault::Prefill | Fault::Decode | Fault::Encode | Fault::Us => true,
         }
     }
 
     /// The status of the response.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::MalformedBody(_) | Self::BodyBroken(_) | Self::BadTarget { .. } => StatusCode::BAD_REQUEST,
+            Self::MalformedBody(_)
+            | Self::BodyBroken(_)
+            | Self::UnsupportedField { .. }
+            | Self::BadTarget { .. }
+            | Self::UnknownRank { .. } => StatusCode::BAD_REQUEST,
+            Self::TargetDenied { .. } => StatusCode::FORBIDDEN,
+            Self::AllowlistUnknown { .. } | Self::PrefillExhausted { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyStalled => StatusCode::REQUEST_TIMEOUT,
             Self::LegBroken { leg: Leg::Decode, how: Broken::Refused, .. } => StatusCode::SERVICE_UNAVAILABLE,
-            Self::LegBroken { .. } | Self::PrefillNotJson { .. } | Self::PrefillTooLarge { .. } => {
-                StatusCode::BAD_GATEWAY
+            Self::LegBroken { .. }
+            | Self::PrefillNotJson { .. }
+            | Self::PrefillTooLarge { .. }
+            | Self::PrefillUnknown { .. }
+            | Self::EncodeFailed { .. } => StatusCode::BAD_GATEWAY,
+            Self::PrefillTimeout { .. } | Self::RequestTimeout { .. } | Self::DecodeStalled { .. } => {
+                StatusCode::GATEWAY_TIMEOUT
             }
-            Self::PrefillTimeout { .. } | Self::RequestTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
         }
     }
 
@@ -171,7 +247,15 @@ impl Error {
             Self::BodyTooLarge { .. } => "body_too_large",
             Self::BodyStalled => "body_stalled",
             Self::BodyBroken(_) => "body_broken",
+            Self::UnsupportedField { .. } => "unsupported_field",
             Self::BadTarget { .. } => "bad_prefill_target",
+            Self::TargetDenied { .. } => "target_denied",
+            Self::AllowlistUnknown { .. } => "allowlist_unavailable",
+            Self::UnknownRank { .. } => "unknown_rank",
+            Self::PrefillUnknown { .. } => "prefill_bootstrap_failed",
+            Self::PrefillExhausted { .. } => "prefill_exhausted",
+            Self::DecodeStalled { .. } => "decode_stalled",
+            Self::EncodeFailed { .. } => "encode_failed",
             Self::LegBroken { leg: Leg::Prefill, how, .. } => match how {
                 Broken::Resolve(_) | Broken::Refused | Broken::ConnectTimeout | Broken::Connect(_) => {
                     "prefill_unreachable"
@@ -206,6 +290,31 @@ impl fmt::Display for Error {
                 "header {} holds {value:?}, which is no usable target: {reason}",
                 kvferry_contract::headers::PREFILLER.old
             ),
+            Self::UnsupportedField { field } => {
+                write!(f, "field {field:?} is not supported by the router")
+            }
+            Self::TargetDenied { .. } => {
+                f.write_str("Forbidden: prefill target not allowed by SSRF protection")
+            }
+            Self::AllowlistUnknown { reason } => {
+                write!(f, "the list of allowed prefill targets is not available: {reason}")
+            }
+            Self::UnknownRank { value } => write!(
+                f,
+                "header {} holds {value:?}, which is no rank of this pod",
+                kvferry_contract::headers::DATA_PARALLEL.old
+            ),
+            Self::PrefillUnknown { target, detail } => {
+                write!(f, "prefill engine {target} could not be asked for its identity: {detail}")
+            }
+            Self::PrefillExhausted { last } => write!(
+                f,
+                "no prefill engine could serve this request and no local prefill is to be had; the last attempt: {last}"
+            ),
+            Self::DecodeStalled { limit_ms } => {
+                write!(f, "the decode engine sent nothing for {limit_ms} ms (--decode-stall-timeout)")
+            }
+            Self::EncodeFailed { detail } => write!(f, "encoding a part of the prompt failed: {detail}"),
             // The wording that operators' scripts already match (spec 2.5).
             Self::LegBroken { leg: Leg::Decode, how: Broken::Refused, .. } => f.write_str(
                 "The decode node is not ready. Please check that the vLLM service is running and the port \

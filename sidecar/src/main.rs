@@ -38,13 +38,13 @@ fn main() -> ExitCode {
         Ok(stop) => stop,
         Err(error) => return cannot_start("handle signals", &error),
     };
-    let server = match Server::start(&checked.settings, checked.port, checked.workers) {
+    let server = match Server::start(&checked.settings, checked.workers) {
         Ok(server) => server,
         Err(error) => return cannot_start(&format!("listen on port {}", checked.port), &error),
     };
     tracing::info!(
         addr = %server.address(),
-        decoder = %checked.settings.decoder,
+        decoder = %checked.settings.ranks[0].decoder,
         workers = checked.workers,
         version = env!("CARGO_PKG_VERSION"),
         "listening"

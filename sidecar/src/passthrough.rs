@@ -3,14 +3,15 @@
 
 use std::sync::Arc;
 
-use http::header::EXPECT;
+use http::header::{CONTENT_LENGTH, EXPECT};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use kvferry_handoff::Leg;
+use kvferry_splice::Chunks;
 
 use crate::downstream::Interim;
 use crate::error::Error;
@@ -19,7 +20,15 @@ use crate::record::Record;
 use crate::request::headers::{asks_upgrade, strip_hop_by_hop, strip_hop_by_hop_response};
 use crate::respond;
 use crate::upstream::LegBody;
-use crate::worker::Worker;
+use crate::worker::{Rank, Worker};
+
+/// A body that is passed on.
+pub enum Payload {
+    /// The client's own, unread.
+    Client(Incoming),
+    /// One that was read. It takes its own length.
+    Read(Chunks),
+}
 
 /// What is passed on.
 pub struct Passthrough {
@@ -29,8 +38,10 @@ pub struct Passthrough {
     pub path_and_query: PathAndQuery,
     /// Without routing headers; hop-by-hop headers are still there.
     pub headers: HeaderMap,
-    /// Unread.
-    pub body: Incoming,
+    /// What goes upstream.
+    pub body: Payload,
+    /// Which of this pod's engines it goes to.
+    pub rank: Arc<Rank>,
     /// The client's side of a protocol upgrade.
     pub upgrade: OnUpgrade,
     /// Where 1xx answers go.
@@ -48,7 +59,7 @@ pub async fn pass(
     strip_hop_by_hop(&mut headers, upgrading);
     // Our own server has answered the expectation already.
     headers.remove(EXPECT);
-    let decoder = &worker.settings.decoder;
+    let decoder = &from.rank.decoder;
     if let Some(record) = &mut record {
         record.decode_sent = Some(std::time::Instant::now());
     }
@@ -62,10 +73,15 @@ pub async fn pass(
         }
         request
     };
-    let sent = if from.body.is_end_stream() {
-        worker.upstream.send(decoder, || make(headers.clone(), LegBody::empty())).await
-    } else {
-        worker.upstream.send_once(decoder, make(headers, LegBody::from(from.body))).await
+    let sent = match from.body {
+        Payload::Read(body) => {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+            worker.upstream.send(decoder, || make(headers.clone(), LegBody::from(body.clone()))).await
+        }
+        Payload::Client(body) if body.is_end_stream() => {
+            worker.upstream.send(decoder, || make(headers.clone(), LegBody::empty())).await
+        }
+        Payload::Client(body) => worker.upstream.send_once(decoder, make(headers, LegBody::from(body))).await,
     };
     let sent = match sent {
         Ok(sent) => sent,

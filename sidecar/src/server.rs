@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kvferry_handoff::Ledger;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::downstream::{self, Watchdog};
-use crate::worker::{Settings, Worker};
+use crate::worker::{Rank, Settings, Worker};
 
 /// Connections that wait in the kernel to be accepted. A gateway that fails over may bring thousands at once.
 const BACKLOG: i32 = 4096;
@@ -46,13 +46,18 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens on `port` of all interfaces (0: any free port) and serves with `workers` threads.
+    /// Listens on every rank's port, on all interfaces (0: any free port), and serves with `workers` threads.
     ///
     /// # Errors
     /// The port cannot be had, or a thread or runtime cannot be made.
-    pub fn start(settings: &Settings, port: u16, workers: usize) -> io::Result<Self> {
-        let listener = listen(port)?;
-        let address = listener.local_addr()?;
+    pub fn start(settings: &Settings, workers: usize) -> io::Result<Self> {
+        let start = Instant::now();
+        let mut listeners = Vec::new();
+        for rank in &settings.ranks {
+            listeners.push((listen(rank.port)?, Arc::clone(rank)));
+        }
+        let (first, _) = listeners.first().expect("there is at least one rank");
+        let address = first.local_addr()?;
         let (drain, abort) = (CancellationToken::new(), CancellationToken::new());
         let ledger = Ledger::new();
         let connections = Arc::new(AtomicUsize::new(0));
@@ -65,6 +70,7 @@ impl Server {
             let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
             let part = Part {
                 settings: settings.clone(),
+                start,
                 ledger: ledger.clone(),
                 receiver,
                 load,
@@ -80,8 +86,9 @@ impl Server {
         let thread = thread::Builder::new().name("accept".to_owned());
         threads.push(thread.spawn(move || {
             runtime.block_on(async {
+                let accepting = listeners.into_iter().map(|(listener, rank)| accept(listener, rank, &shares));
                 tokio::select! {
-                    () = accept(listener, shares) => {}
+                    _ = futures_util::future::join_all(accepting) => {}
                     () = stop.cancelled() => {}
                 }
             });
@@ -125,13 +132,20 @@ impl Server {
     }
 }
 
+/// A connection on its way to its worker.
+struct Accepted {
+    stream: std::net::TcpStream,
+    client: SocketAddr,
+    rank: Arc<Rank>,
+}
+
 /// A worker as the acceptor sees it.
 struct Share {
-    sender: mpsc::Sender<(std::net::TcpStream, SocketAddr)>,
+    sender: mpsc::Sender<Accepted>,
     load: Arc<AtomicUsize>,
 }
 
-async fn accept(listener: std::net::TcpListener, shares: Vec<Share>) {
+async fn accept(listener: std::net::TcpListener, rank: Arc<Rank>, shares: &[Share]) {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => {
@@ -154,7 +168,8 @@ async fn accept(listener: std::net::TcpListener, shares: Vec<Share>) {
         let least = shares.iter().min_by_key(|share| share.load.load(Ordering::Relaxed));
         let share = least.expect("there is at least one worker");
         share.load.fetch_add(1, Ordering::Relaxed);
-        if share.sender.send((stream, client)).await.is_err() {
+        let accepted = Accepted { stream, client, rank: Arc::clone(&rank) };
+        if share.sender.send(accepted).await.is_err() {
             // The worker is gone: so is the process, soon.
             return;
         }
@@ -165,7 +180,8 @@ async fn accept(listener: std::net::TcpListener, shares: Vec<Share>) {
 struct Part {
     settings: Settings,
     ledger: Ledger,
-    receiver: mpsc::Receiver<(std::net::TcpStream, SocketAddr)>,
+    start: Instant,
+    receiver: mpsc::Receiver<Accepted>,
     load: Arc<AtomicUsize>,
     total: Arc<AtomicUsize>,
     drain: CancellationToken,
@@ -176,15 +192,15 @@ impl Part {
     async fn serve(mut self) {
         // Releases go on after the last connection: so long at most.
         let last_wishes = self.settings.limits.longest_release();
-        let worker = Arc::new(Worker::new(self.settings.clone(), self.ledger.clone()));
+        let worker = Arc::new(Worker::new(self.settings.clone(), self.ledger.clone(), self.start));
         let dog = Arc::new(Watchdog::default());
         let tracker = TaskTracker::new();
         let mut sweep = tokio::time::interval(SWEEP);
         loop {
             tokio::select! {
                 accepted = self.receiver.recv() => {
-                    let Some((stream, client)) = accepted else { break };
-                    self.take(&worker, &dog, &tracker, stream, client);
+                    let Some(accepted) = accepted else { break };
+                    self.take(&worker, &dog, &tracker, accepted);
                 }
                 _ = sweep.tick() => {
                     dog.sweep();
@@ -194,8 +210,8 @@ impl Part {
             }
         }
         // Accepted, but not yet taken over: they are clients too.
-        while let Ok((stream, client)) = self.receiver.try_recv() {
-            self.take(&worker, &dog, &tracker, stream, client);
+        while let Ok(accepted) = self.receiver.try_recv() {
+            self.take(&worker, &dog, &tracker, accepted);
         }
         tracker.close();
         tracker.wait().await;
@@ -211,14 +227,8 @@ impl Part {
         }
     }
 
-    fn take(
-        &self,
-        worker: &Arc<Worker>,
-        dog: &Arc<Watchdog>,
-        tracker: &TaskTracker,
-        stream: std::net::TcpStream,
-        client: SocketAddr,
-    ) {
+    fn take(&self, worker: &Arc<Worker>, dog: &Arc<Watchdog>, tracker: &TaskTracker, accepted: Accepted) {
+        let Accepted { stream, client, rank } = accepted;
         let load = Counted::new(&self.load, &self.total);
         let stream = match TcpStream::from_std(stream) {
             Ok(stream) => stream,
@@ -231,7 +241,7 @@ impl Part {
         let (drain, abort) = (self.drain.clone(), self.abort.clone());
         tracker.spawn(async move {
             let _load = load;
-            downstream::serve(worker, dog, stream, client, drain, abort).await;
+            downstream::serve(worker, rank, dog, stream, client, drain, abort).await;
         });
     }
 }

@@ -6,23 +6,27 @@ use std::sync::Arc;
 use http::uri::PathAndQuery;
 use http::{Request, Response};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 
 use crate::downstream::Interim;
 use crate::error::Error;
 use crate::exchange::{self, AnswerBody, LegRequest};
-use crate::passthrough::{self, Passthrough};
+use crate::passthrough::{self, Passthrough, Payload};
 use crate::record::Record;
 use crate::request::headers::{
     Routing, ensure_host, ensure_request_id, forwarded_for, one_request_id, strip_hop_by_hop, unshared,
 };
 use crate::request::intake::{Intake, linger};
 use crate::request::route::{Api, Route, classify};
+use crate::request::{Asked, stateful};
 use crate::respond;
-use crate::worker::Worker;
+use crate::targets;
+use crate::worker::{Rank, Worker};
 
-/// Serves one request.
+/// Serves one request that arrived for `rank`.
 pub async fn serve(
     worker: Arc<Worker>,
+    rank: Arc<Rank>,
     client: IpAddr,
     interim: Option<Interim>,
     mut request: Request<Incoming>,
@@ -35,71 +39,116 @@ pub async fn serve(
     };
 
     let upgrade = hyper::upgrade::on(&mut request);
-    let (mut head, mut body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
     // On every route: a routing header says where requests go, so no engine may see one.
     let routing = Routing::take(&mut head.headers);
     ensure_host(&mut head.headers, head.uri.authority(), "localhost");
     forwarded_for(&mut head.headers, client);
-
     let path_and_query = match intercepted {
         Some(api) => clean_path(api, head.uri.query()),
         None => head.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")),
     };
-    let target = prefill_target(&routing.prefill, worker.settings.sample_prefiller);
-    let (Some(api), Some(target)) = (intercepted, target) else {
-        let id = one_request_id(&mut head.headers);
-        let record = intercepted.map(Record::new).map(|mut record| {
-            record.request_id = id.as_ref().map(unshared);
-            record
-        });
-        let from = Passthrough {
-            method: head.method,
-            path_and_query,
-            headers: head.headers,
-            body,
-            upgrade,
-            interim,
-        };
-        return passthrough::pass(&worker, from, record).await;
-    };
-    let mut record = Record::new(api);
-    record.target.clone_from(target);
-
-    let refuse = |mut record: Record, error: Error| {
-        record.failed(&error);
-        respond::error(&error)
-    };
-    let target = match target.parse() {
-        Ok(target) => Arc::new(target),
-        Err(reason) => {
-            return refuse(record, Error::BadTarget { value: target.clone(), reason });
+    let arrived = Arrived { head, path_and_query, body, upgrade, interim, rank };
+    match intercepted {
+        None => pass(&worker, arrived, None).await,
+        Some(api) => {
+            let mut record = Record::new(api);
+            match intercept(&worker, arrived, &routing, &mut record).await {
+                Ok(Next::Pass(arrived)) => pass(&worker, *arrived, Some(record)).await,
+                Ok(Next::PassRead(from)) => passthrough::pass(&worker, *from, Some(record)).await,
+                Ok(Next::Handoff(request)) => exchange::serve(worker, *request, record).await,
+                Err(error) => {
+                    record.failed(&error);
+                    respond::error(&error)
+                }
+            }
         }
-    };
+    }
+}
+
+/// A request as it came, cleaned of routing headers.
+struct Arrived {
+    head: http::request::Parts,
+    /// As it goes upstream.
+    path_and_query: PathAndQuery,
+    body: Incoming,
+    upgrade: OnUpgrade,
+    interim: Option<Interim>,
+    rank: Arc<Rank>,
+}
+
+/// How an intercepted request goes on.
+enum Next {
+    /// To the decode engine, unread.
+    Pass(Box<Arrived>),
+    /// To the decode engine, with a body that was read.
+    PassRead(Box<Passthrough>),
+    /// Through prefill and decode.
+    Handoff(Box<LegRequest>),
+}
+
+/// Looks at what the routing headers ask for, in the order of spec/sidecar.md 2.3, and reads the body if that is needed.
+async fn intercept(
+    worker: &Arc<Worker>,
+    mut arrived: Arrived,
+    routing: &Routing,
+    record: &mut Record,
+) -> Result<Next, Error> {
+    let api = record.api();
     let settings = &worker.settings;
-    let watch = settings.connector.watch();
-    let intake = match Intake::read(&mut body, watch, settings.max_body, settings.body_patience).await {
+    if let Some(first) = routing.prefill.first() {
+        record.target.clone_from(first);
+    }
+    let targets = targets::prefill(worker, &routing.prefill)?;
+    if let Some(rank) = targets::rank(worker, &arrived.rank, routing.data_parallel.as_deref())? {
+        arrived.rank = rank;
+    }
+    let id = one_request_id(&mut arrived.head.headers);
+    record.request_id = id.as_ref().map(unshared);
+    // The stateful members of a response need a look whoever serves it.
+    if targets.is_empty() && api != Api::Responses {
+        return Ok(Next::Pass(Box::new(arrived)));
+    }
+
+    let Arrived { mut head, path_and_query, mut body, upgrade, interim, rank } = arrived;
+    let read = Intake::read(&mut body, settings.watch, settings.max_body, settings.body_patience).await;
+    let intake = match read {
         Ok(intake) => intake,
         Err(error) => {
             worker.in_background(linger(body));
-            return refuse(record, error);
+            return Err(error);
         }
     };
     drop(body);
     record.bytes_in = intake.body.len();
+    if api == Api::Responses {
+        stateful::check(&intake)?;
+    }
+    if targets.is_empty() {
+        return Ok(Next::PassRead(Box::new(Passthrough {
+            method: head.method,
+            path_and_query,
+            headers: head.headers,
+            body: Payload::Read(intake.body),
+            rank,
+            upgrade,
+            interim,
+        })));
+    }
     strip_hop_by_hop(&mut head.headers, false);
-    ensure_request_id(&mut head.headers);
-    let request = LegRequest { api, target, path_and_query, headers: head.headers, intake, interim };
-    exchange::serve(worker, request, record).await
+    let id = ensure_request_id(&mut head.headers);
+    let asked = Asked { api, intake, id, kv_source: None, port: rank.port };
+    let headers = head.headers;
+    Ok(Next::Handoff(Box::new(LegRequest { asked, targets, path_and_query, headers, interim, rank })))
 }
 
-/// The candidate to use: the first, or with sampling any of them.
-fn prefill_target(candidates: &[String], sample: bool) -> Option<&String> {
-    if sample && candidates.len() > 1 {
-        let dice = uuid::Uuid::new_v4().as_u128();
-        let index = usize::try_from(dice % candidates.len() as u128).unwrap_or(0);
-        return candidates.get(index).filter(|candidate| !candidate.is_empty());
-    }
-    candidates.first()
+/// To the decode engine, unread.
+async fn pass(worker: &Arc<Worker>, arrived: Arrived, record: Option<Record>) -> Response<AnswerBody> {
+    let Arrived { mut head, path_and_query, body, upgrade, interim, rank } = arrived;
+    one_request_id(&mut head.headers);
+    let (method, headers, body) = (head.method, head.headers, Payload::Client(body));
+    let from = Passthrough { method, path_and_query, headers, body, rank, upgrade, interim };
+    passthrough::pass(worker, from, record).await
 }
 
 /// Intercepted requests go on under the API's clean path, with the client's query.

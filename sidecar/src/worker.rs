@@ -9,23 +9,39 @@ use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
 use crate::connector::Connector;
+use crate::failover::Failover;
 use crate::upstream::{Pool, Upstream};
+
+/// One engine of this pod, and the port through which it is reached. With data parallelism there are several.
+#[derive(Debug)]
+pub struct Rank {
+    /// Counted from 0.
+    pub index: usize,
+    /// Where the sidecar listens for it.
+    pub port: u16,
+    /// The decode engine.
+    pub decoder: Arc<Endpoint>,
+}
 
 /// What the configuration says about handling requests.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// How the engines hand over.
-    pub connector: &'static dyn Connector,
-    /// The decode engine next to us.
-    pub decoder: Arc<Endpoint>,
+    pub connector: Arc<dyn Connector>,
+    /// Top-level members of a body to look for.
+    pub watch: &'static [&'static str],
+    /// The engines of this pod; at least one.
+    pub ranks: Vec<Arc<Rank>>,
     /// Largest body that is read, in bytes.
     pub max_body: usize,
     /// How long a client may pause in its body.
     pub body_patience: Duration,
     /// Choose a random prefill candidate instead of the first.
     pub sample_prefiller: bool,
+    /// What follows a failed prefill.
+    pub failover: Arc<Failover>,
     /// Bounds of one disaggregated request.
-    pub limits: Limits,
+    pub limits: Arc<Limits>,
     /// How long opening a connection to an engine may take.
     pub connect_timeout: Duration,
     /// Idle connections kept to each engine.
@@ -49,11 +65,11 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A worker on the current runtime.
+    /// A worker on the current runtime. `start`: when the process counts time from.
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub fn new(settings: Settings, ledger: Ledger) -> Self {
+    pub fn new(settings: Settings, ledger: Ledger, start: Instant) -> Self {
         let pool = Arc::new(Pool::new(settings.max_idle_per_engine));
         let upstream = Upstream::new(Arc::clone(&pool), settings.connect_timeout);
         Self {
@@ -63,7 +79,7 @@ impl Worker {
             upstream,
             background: TaskTracker::new(),
             runtime: Handle::current(),
-            start: Instant::now(),
+            start,
         }
     }
 

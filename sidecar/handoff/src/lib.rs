@@ -5,12 +5,16 @@
 //! until it ends as consumed, released or expired. No sockets, no clock, no randomness: the caller brings time as
 //! [`Time`], so a seeded simulator can drive any schedule (`tests/simulator.rs`).
 
+mod breaker;
+mod budget;
 mod event;
 mod handoff;
 mod ledger;
 mod limits;
 mod time;
 
+pub use breaker::Breaker;
+pub use budget::Budget;
 pub use event::{Again, Cause, Command, Commands, Decode, Event, Leg, Target};
 pub use handoff::{Handoff, Stage};
 pub use ledger::{Counts, Held, Ledger};

@@ -1,68 +1,199 @@
-//! Connectors: one file each, saying what the two legs' bodies look like, what the prefill answer means and how KV that
-//! nobody will read is released. The handoff itself, its timing and its failures, is the same for all.
+//! Connectors: one file each, saying what the two legs' bodies look like, what the prefill answer means, whether the
+//! legs may overlap, how KV that nobody will read is released, and until when a prefill may be cancelled. The handoff
+//! itself, its timing and its failures, is the same for all.
 
+mod limits;
 pub mod nixlv2;
+mod release;
 mod usage;
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
+use kvferry_contract::Endpoint;
 use kvferry_splice::{Chunks, Malformed};
 
-use crate::request::intake::Intake;
-use crate::request::route::Api;
+use crate::request::{Asked, stateful};
 
+pub use limits::PrefillLimits;
+pub use release::ReleaseRequest;
 pub use usage::UsageEdit;
 
-/// KV cache that a prefill engine holds for a decode engine: the engines' own parameters, opaque to us, as raw JSON.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KvParams(pub Bytes);
+/// A leg as a connector wants it: the body, and headers that differ from the client's.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// The whole body.
+    pub body: Chunks,
+    /// Set on top of the client's headers.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl From<Chunks> for Outgoing {
+    fn from(body: Chunks) -> Self {
+        Self { body, headers: Vec::new() }
+    }
+}
 
 /// What a successful prefill answer says.
-#[derive(Debug, PartialEq, Eq)]
-pub struct PrefillAnswer {
-    /// What the decode leg needs to find the KV; `None` if prefill returned nothing.
-    pub kv: Option<KvParams>,
-    /// Prompt tokens that prefill found in its own cache.
-    pub cached_tokens: u64,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Accepted {
+    /// The prefill engine holds KV for a decode engine.
+    pub kv: bool,
+    /// Prompt tokens that prefill found in its own cache; `None` leaves the decode engine's number in the answer.
+    pub cached_tokens: Option<u64>,
+    /// A decode leg that runs beside prefill does not fit what prefill says: it has to be sent anew.
+    pub anew: bool,
 }
 
-/// A request that makes the engines let go of KV. Sent to the decode engine.
+/// Something that must be asked of the prefill pod before an attempt can begin.
 #[derive(Debug)]
-pub struct ReleaseRequest {
-    /// Where to.
+pub struct Question {
+    /// Who is asked, over plain HTTP.
+    pub of: Endpoint,
+    /// The path of the `GET`.
     pub path: &'static str,
-    /// JSON.
-    pub body: Bytes,
+    /// How long the answer may take.
+    pub patience: Duration,
 }
 
-/// Every connector there is.
-pub const ALL: [&dyn Connector; 1] = [&nixlv2::NixlV2];
+/// Why an attempt cannot begin: what the pod answered is of no use. Says what it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unusable(pub String);
 
-/// The connector that `--kv-connector` names.
-pub fn by_name(name: &str) -> Option<&'static dyn Connector> {
-    ALL.into_iter().find(|connector| connector.name() == name)
-}
-
-/// How two engines hand a request over.
+/// How two engines hand a request over. One value serves all requests of the process.
 pub trait Connector: std::fmt::Debug + Send + Sync + 'static {
-    /// The name in `--kv-connector`.
-    fn name(&self) -> &'static str;
-
     /// Top-level members that its edits need to find.
     fn watch(&self) -> &'static [&'static str];
 
-    /// The prefill leg's body.
-    fn prefill_body(&self, api: Api, request: &Intake) -> Chunks;
+    /// Whether a prefill that nobody waits for may be dropped at any time without leaving KV behind. If not, it is given
+    /// a moment to end, since only its answer names what it holds.
+    fn cancels_at_once(&self) -> bool {
+        false
+    }
 
-    /// Reads the prefill leg's answer.
+    /// How long prefill may take if the operator set no limit. Legs that overlap need one: a decode engine that waits
+    /// for KV holds memory.
+    fn patience(&self) -> Option<Duration> {
+        None
+    }
+
+    /// What to ask before an attempt at `target`; `None` if nothing, or if the answer is still known.
+    fn question(&self, _target: &Endpoint) -> Option<Question> {
+        None
+    }
+
+    /// Begins an attempt. `answer`: to the question, if one was asked.
+    ///
+    /// # Errors
+    /// The answer is of no use.
+    fn begin(
+        &self,
+        asked: &Asked,
+        target: &Endpoint,
+        answer: Option<&Bytes>,
+    ) -> Result<Box<dyn Attempt>, Unusable>;
+
+    /// The body of a decode leg that no prefill precedes; `None`: the client's own.
+    fn alone(&self, _asked: &Asked) -> Option<Outgoing> {
+        None
+    }
+
+    /// An attempt at `target` failed: whatever is remembered of it may be out of date.
+    fn forget(&self, _target: &Endpoint) {}
+}
+
+/// One attempt at one request: its ids and what it has learned.
+pub trait Attempt: std::fmt::Debug + Send + Sync {
+    /// The prefill leg.
+    fn prefill(&self, asked: &Asked) -> Outgoing;
+
+    /// Whether decode may run beside prefill.
+    fn overlaps(&self) -> bool {
+        false
+    }
+
+    /// The decode leg beside prefill. `Some` exactly if the legs overlap.
+    fn beside(&self, _asked: &Asked) -> Option<Outgoing> {
+        None
+    }
+
+    /// Whether the KV can be released by what is known before prefill answers.
+    fn named(&self) -> bool {
+        false
+    }
+
+    /// Takes the prefill leg's successful answer.
     ///
     /// # Errors
     /// It is no JSON object, which is the prefill engine's fault.
-    fn read_prefill(&self, api: Api, answer: &Bytes) -> Result<PrefillAnswer, Malformed>;
+    fn accept(&mut self, asked: &Asked, answer: &Bytes) -> Result<Accepted, Malformed>;
 
-    /// The decode leg's body. `kv`: what prefill returned.
-    fn decode_body(&self, request: &Intake, kv: Option<&KvParams>) -> Chunks;
+    /// The decode leg after prefill.
+    fn decode(&self, asked: &Asked) -> Outgoing;
 
-    /// The release move for `kv`. It must be harmless if the KV was read or released before, and must never make the
-    /// decode engine read KV.
-    fn release(&self, kv: &KvParams) -> ReleaseRequest;
+    /// The release move. It must be harmless if the KV was read or released before, and must never make the decode
+    /// engine read KV. `None`: this connector's KV is a cache that needs no release.
+    fn release(&self) -> Option<ReleaseRequest>;
+}
+
+/// What connectors are made from: the operator's flags, under their names.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How the prefill leg's output is limited.
+    pub prefill_limits: PrefillLimits,
+    /// Bootstrap port of SGLang prefill engines (`SGLANG_BOOTSTRAP_PORT`).
+    pub sglang_bootstrap_port: u16,
+    /// Bootstrap port of vLLM's Mooncake prefill engines.
+    pub mooncake_bootstrap_port: u16,
+    /// Port on which engines serve KV to each other (`--p2p-connector-port`), of rank 0.
+    pub p2p_port: u16,
+    /// `--enable-p2p-pull`: `nixlv2` obeys the KV source header.
+    pub p2p_pull: bool,
+    /// The sidecar's own first port; rank `r` has the port `r` above it.
+    pub port: u16,
+    /// Ranks of this pod.
+    pub ranks: u16,
+    /// This pod's address.
+    pub pod_ip: Option<String>,
+    /// `--nixl-push-mode`
+    pub push: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            prefill_limits: PrefillLimits::default(),
+            sglang_bootstrap_port: 8998,
+            mooncake_bootstrap_port: 8998,
+            p2p_port: 7777,
+            p2p_pull: false,
+            port: 8000,
+            ranks: 1,
+            pod_ip: None,
+            push: false,
+        }
+    }
+}
+
+/// Makes one connector.
+type Make = fn(&Options) -> Arc<dyn Connector>;
+
+/// Every connector there is, by its name in `--kv-connector`. A new one needs a line here and a file.
+pub const ALL: [(&str, Make); 1] = [("nixlv2", nixlv2::connector)];
+
+/// The connector that `--kv-connector` names.
+pub fn by_name(name: &str, options: &Options) -> Option<Arc<dyn Connector>> {
+    ALL.iter().find(|(known, _)| *known == name).map(|(_, make)| make(options))
+}
+
+/// What to look for in every body: the connector's members, and those that others need. Made once for the process.
+pub fn watch(connector: &dyn Connector) -> &'static [&'static str] {
+    let mut names: Vec<&'static str> = limits::WATCH.to_vec();
+    names.extend(stateful::WATCH);
+    names.extend(connector.watch());
+    names.sort_unstable();
+    names.dedup();
+    names.leak()
 }

@@ -24,9 +24,9 @@ impl UsageEdit {
         &NEEDLE
     }
 
-    /// `None` where the API's usage has no such number to set (Anthropic messages).
+    /// `None` where the API's usage has no such number to set (Anthropic messages, SGLang).
     pub fn new(api: Api, cached_tokens: u64) -> Option<Self> {
-        (api != Api::Messages).then_some(Self { api, cached_tokens })
+        (!matches!(api, Api::Messages | Api::SglangGenerate)).then_some(Self { api, cached_tokens })
     }
 
     /// The edited JSON, or `None` if there is nothing to edit.
@@ -43,7 +43,7 @@ impl UsageEdit {
                 set_path(json, &path, &number, Missing::Leave)
                     .or_else(|| set_path(json, &path[1..], &number, Missing::Leave))
             }
-            Api::Messages => None,
+            Api::Messages | Api::SglangGenerate => None,
         }
     }
 }

@@ -23,7 +23,7 @@ use super::interim::{Interim, Waiting};
 use super::watch::{Activity, Serving, Watchdog};
 use crate::exchange::AnswerBody;
 use crate::service;
-use crate::worker::Worker;
+use crate::worker::{Rank, Worker};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -39,6 +39,7 @@ const MAX_STREAMS: u32 = 1024;
 /// Serves one client until it leaves or is to end. `drain`: finish what runs, then close.
 pub async fn serve(
     worker: Arc<Worker>,
+    rank: Arc<Rank>,
     dog: Arc<Watchdog>,
     stream: TcpStream,
     client: SocketAddr,
@@ -51,7 +52,8 @@ pub async fn serve(
     let io = ClientIo { stream, activity: Arc::clone(&activity), waiting: Arc::clone(&waiting), clean: true };
 
     let service = service_fn(|request: http::Request<Incoming>| {
-        let (worker, waiting, serving) = (Arc::clone(&worker), Arc::clone(&waiting), activity.begin());
+        let (worker, rank) = (Arc::clone(&worker), Arc::clone(&rank));
+        let (waiting, serving) = (Arc::clone(&waiting), activity.begin());
         let takes_interim = request.version() == Version::HTTP_11;
         async move {
             let interim = if takes_interim {
@@ -62,7 +64,7 @@ pub async fn serve(
             };
             // Boxed: the HTTP library keeps room for this future as long as the connection lives, so it had better be
             // small. What serving needs is given back when the answer begins to flow.
-            let response = Box::pin(service::serve(worker, client.ip(), interim, request)).await;
+            let response = Box::pin(service::serve(worker, rank, client.ip(), interim, request)).await;
             Ok::<Response<ServedBody>, Infallible>(
                 response.map(|body| ServedBody { body, _serving: serving }),
             )

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use kvferry_handoff::{Command, Event, Stage};
+use kvferry_handoff::{Cause, Command, Event, Stage};
 use kvferry_splice::SseRewriter;
 use tokio::time::Sleep;
 
@@ -68,7 +68,8 @@ impl AnswerBody {
         let sse = headers
             .get(CONTENT_TYPE)
             .is_some_and(|kind| memchr::memmem::find(kind.as_bytes(), b"text/event-stream").is_some());
-        let rewrite = UsageEdit::new(run.api(), run.cached_tokens())
+        let rewrite = run
+            .usage_edit()
             .filter(|_| sse)
             .map(|edit| Rewrite { sse: SseRewriter::new(UsageEdit::needle()), edit });
         let mut inflater = None;
@@ -148,7 +149,7 @@ struct Streamed {
     sse: bool,
     rewrite: Option<Rewrite>,
     inflater: Option<Inflater>,
-    /// When the whole request's limit passes.
+    /// When a limit passes: the whole request's, or how long the engine may send nothing.
     timer: Option<Pin<Box<Sleep>>>,
     /// A frame to send before the end: trailers behind what the rewriter held.
     last: Option<Frame<Bytes>>,
@@ -157,16 +158,24 @@ struct Streamed {
 
 impl Streamed {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if let Some(timer) = &mut self.timer
+        while let Some(timer) = &mut self.timer
             && timer.as_mut().poll(cx).is_ready()
         {
-            self.timer = None;
             for command in self.run.handle(Event::Tick) {
-                if let Command::BreakAnswer(_) = command {
-                    return self
-                        .broken("request_timeout", "the request took longer than --request-timeout".into());
+                match command {
+                    Command::BreakAnswer(Cause::DecodeStalled) => {
+                        let error = "the decode engine sent nothing for longer than --decode-stall-timeout";
+                        return self.broken("decode_stalled", error.into());
+                    }
+                    Command::BreakAnswer(_) => {
+                        let error = "the request took longer than --request-timeout";
+                        return self.broken("request_timeout", error.into());
+                    }
+                    _ => {}
                 }
             }
+            // The engine has given a sign of life since the timer was set.
+            self.timer = self.run.wake_at().map(|at| Box::pin(tokio::time::sleep_until(at.into())));
         }
         loop {
             match self.inflated() {
@@ -202,6 +211,7 @@ impl Streamed {
                         }
                     }
                     Ok(data) => {
+                        self.run.decode_alive();
                         if let Some(inflater) = &mut self.inflater {
                             inflater.feed(data);
                             continue;

@@ -6,7 +6,9 @@
 mod answer;
 mod inflate;
 mod legs;
+mod read;
 mod run;
+mod tasks;
 
 use std::sync::Arc;
 

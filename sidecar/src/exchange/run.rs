@@ -4,30 +4,23 @@
 //! leg whose answer may be on its way, KV that is held) lives in [`Run`], and dropping an unfinished run hands it to the
 //! background, where the same steps go on without anybody to answer.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
 use http::{HeaderValue, response};
-use kvferry_handoff::{Cause, Command, Commands, Event, Handoff, Held, Leg, Stage, Time};
+use kvferry_contract::Endpoint;
+use kvferry_handoff::{Again, Cause, Command, Commands, Decode, Event, Handoff, Leg, Stage, Target};
 
 use super::answer::WholeBody;
-use super::legs::{DecodeEnd, LegRequest, PrefillEnd, decode, prefill, release};
-use crate::connector::KvParams;
+use super::legs::{DecodeEnd, LegRequest, PrefillEnd, after_refusal, ask, decode, prefill, release};
+use super::tasks::{TaskEnd, Tasks};
+use crate::connector::{Accepted, Attempt, Outgoing, UsageEdit};
 use crate::error::{Broken, Error};
 use crate::record::Record;
 use crate::request::headers::unshared;
 use crate::request::route::Api;
 use crate::upstream::Sent;
 use crate::worker::Worker;
-
-type Task = Pin<Box<dyn Future<Output = TaskEnd> + Send>>;
-
-enum TaskEnd {
-    Prefill(PrefillEnd),
-    Decode(DecodeEnd),
-    Release(bool),
-}
 
 /// What the client gets.
 pub(super) enum Reply {
@@ -44,7 +37,7 @@ pub(super) enum Reply {
 /// A request under way.
 pub(super) struct Run {
     /// `None` only when taken by `end` or by the destructor.
-    state: Option<State>,
+    state: Option<Box<State>>,
     /// What is measured.
     pub(super) record: Record,
 }
@@ -52,21 +45,25 @@ pub(super) struct Run {
 struct State {
     worker: Arc<Worker>,
     core: Handoff,
-    /// Needed until the decode leg is sent.
+    tasks: Tasks,
+    /// Needed until the decode leg is sent for good.
     request: Option<Arc<LegRequest>>,
-    /// The leg or release attempt that runs.
-    task: Option<Task>,
-    /// When the running leg was sent.
+    /// The present target, as an index into the request's.
+    candidate: usize,
+    /// The attempt under way.
+    attempt: Option<Box<dyn Attempt>>,
+    /// When the prefill leg was sent.
     sent_at: Instant,
-    /// What prefill handed out, for the decode leg and for a release.
-    kv: Option<KvParams>,
-    cached_tokens: u64,
-    /// What the last leg brought for the client.
-    brought: Option<Brought>,
-    /// For releases: which request it was, and the right to talk to the engine.
+    /// The number to put into the answer's usage.
+    cached_tokens: Option<u64>,
+    /// What the legs brought for the client.
+    from_prefill: Option<Brought>,
+    from_decode: Option<Brought>,
+    /// For releases: which request it was, the right to talk to the engine, and where it is.
     id: Option<HeaderValue>,
     authorization: Option<HeaderValue>,
-    prefill_target: String,
+    target: Arc<Endpoint>,
+    decoder: Arc<Endpoint>,
 }
 
 enum Brought {
@@ -76,24 +73,30 @@ enum Brought {
 }
 
 impl Run {
-    /// Starts with the prefill leg.
+    /// Starts with the first attempt at a prefill. `request` has at least one target.
     pub(super) fn start(worker: Arc<Worker>, request: LegRequest, mut record: Record) -> Self {
-        let (core, commands) = Handoff::start(worker.settings.limits, worker.now());
-        record.target = request.target.to_string();
-        record.request_id = request.id().as_ref().map(unshared);
-        let mut state = State {
+        let recovery = worker.settings.failover.recovery(request.targets.len(), worker.now());
+        let (ledger, limits) = (worker.ledger.clone(), Arc::clone(&worker.settings.limits));
+        let (core, commands) = Handoff::start(ledger, limits, recovery, worker.now());
+        let id = unshared(&request.asked.id);
+        record.request_id = Some(id.clone());
+        let target = Arc::clone(request.targets.first().expect("a handoff has a prefill target"));
+        let mut state = Box::new(State {
             core,
-            task: None,
+            tasks: Tasks::default(),
+            candidate: 0,
+            attempt: None,
             sent_at: Instant::now(),
-            kv: None,
-            cached_tokens: 0,
-            brought: None,
-            id: record.request_id.clone(),
+            cached_tokens: None,
+            from_prefill: None,
+            from_decode: None,
+            id: Some(id),
             authorization: request.headers.get(http::header::AUTHORIZATION).map(unshared),
-            prefill_target: record.target.clone(),
+            target,
+            decoder: Arc::clone(&request.rank.decoder),
             request: Some(Arc::new(request)),
             worker,
-        };
+        });
         let reply = state.follow(commands, &mut record);
         debug_assert!(reply.is_none(), "nothing can be answered before anything happened");
         Self { state: Some(state), record }
@@ -110,9 +113,17 @@ impl Run {
         let commands = state.core.handle(event, state.worker.now());
         if state.core.stage() == Stage::Streaming {
             // Nothing is left to release: what a release would need goes, since streams live long and are many.
-            (state.kv, state.id, state.authorization) = (None, None, None);
+            (state.attempt, state.id, state.authorization) = (None, None, None);
+            state.request = None;
         }
         commands
+    }
+
+    /// The decode engine has sent something.
+    pub(super) fn decode_alive(&mut self) {
+        if let Some(state) = &mut self.state {
+            state.core.decode_alive(state.worker.now());
+        }
     }
 
     /// Where the request is.
@@ -126,14 +137,10 @@ impl Run {
         state.core.wake_at().map(|time| state.worker.instant(time))
     }
 
-    /// What prefill had cached.
-    pub(super) fn cached_tokens(&self) -> u64 {
-        self.state.as_ref().map_or(0, |state| state.cached_tokens)
-    }
-
-    /// The request's API.
-    pub(super) fn api(&self) -> Api {
-        self.record.api()
+    /// What to put into the answer's usage.
+    pub(super) fn usage_edit(&self) -> Option<UsageEdit> {
+        let cached = self.state.as_ref()?.cached_tokens?;
+        UsageEdit::new(self.record.api(), cached)
     }
 
     /// Hands out the record; what is left to do goes on in the background.
@@ -152,14 +159,7 @@ impl Run {
         let commands = state.core.handle(Event::ClientLeft, now);
         let mut nobody = Record::silent(self.record.api());
         drop(state.follow(commands, &mut nobody));
-        if !state.core.is_done() {
-            let worker = Arc::clone(&state.worker);
-            worker.in_background(async move {
-                while !state.core.is_done() {
-                    drop(state.step(&mut nobody).await);
-                }
-            });
-        }
+        state.finish_in_background(self.record.api());
     }
 }
 
@@ -170,186 +170,324 @@ impl Drop for Run {
 }
 
 impl State {
-    async fn step(&mut self, record: &mut Record) -> Option<Reply> {
-        let wake = self.core.wake_at();
-        let event = match (self.task.as_mut(), wake) {
-            (Some(task), None) => {
-                let end = task.await;
-                self.ended(end, record)
+    /// What is left goes on without a client.
+    fn finish_in_background(mut self: Box<Self>, api: Api) {
+        if self.core.is_done() {
+            return;
+        }
+        let worker = Arc::clone(&self.worker);
+        worker.in_background(async move {
+            let mut nobody = Record::silent(api);
+            while !self.core.is_done() {
+                drop(self.step(&mut nobody).await);
             }
-            (Some(task), Some(wake)) => {
-                let wake = tokio::time::Instant::from_std(self.worker.instant(wake));
-                match tokio::time::timeout_at(wake, task).await {
-                    Ok(end) => self.ended(end, record),
-                    Err(_) => Event::Tick,
-                }
-            }
-            (None, Some(wake)) => {
-                tokio::time::sleep_until(self.worker.instant(wake).into()).await;
-                Event::Tick
-            }
-            (None, None) => {
-                unreachable!("a request that is not over has a leg that runs or a time to wake at")
-            }
-        };
-        // A timer may fire a little early; the core must not be asked again and again for the same moment.
-        let now = match (&event, wake) {
-            (Event::Tick, Some(wake)) => self.worker.now().max(wake),
-            _ => self.worker.now(),
-        };
-        self.handle_all(event, now, record)
+        });
     }
 
-    /// A whole answer is three events at once: begun, produced, ended.
-    fn handle_all(&mut self, event: Event, now: Time, record: &mut Record) -> Option<Reply> {
-        let started = matches!(event, Event::DecodeStarted);
+    async fn step(&mut self, record: &mut Record) -> Option<Reply> {
+        let wake = self.core.wake_at();
+        let end = self.tasks.next(wake.map(|wake| self.worker.instant(wake))).await;
+        let (event, now) = match end {
+            Some(end) => (self.ended(end, record), self.worker.now()),
+            // A timer may fire a little early; the core must not be asked again and again for the same moment.
+            None => (Event::Tick, self.worker.now().max(wake.unwrap_or_default())),
+        };
         let releasing = self.core.stage() == Stage::Releasing;
-        let released = matches!(event, Event::ReleaseEnded(true));
         let commands = self.core.handle(event, now);
-        if releasing && self.core.is_done() && !released {
+        if releasing && self.core.is_done() && event != Event::ReleaseEnded(true) {
             tracing::warn!(
-                target = self.prefill_target,
+                target = %self.target,
                 request_id = self.id.as_ref().and_then(|id| id.to_str().ok()),
                 "the decode engine did not take the release of KV; it stays held until the prefill engine's lease ends"
             );
         }
-        if started && matches!(self.brought, Some(Brought::Whole(..))) {
-            for event in [Event::DecodeProduced, Event::DecodeEnded] {
-                let none = self.core.handle(event, now);
-                debug_assert!(
-                    none.into_iter().next().is_none(),
-                    "an answer that is complete needs nothing more"
-                );
-            }
-        }
         self.follow(commands, record)
     }
 
-    /// Turns a finished task into the core's event, and keeps what it brought.
+    /// Turns the end of a task into the core's event, and keeps what it brought.
     fn ended(&mut self, end: TaskEnd, record: &mut Record) -> Event {
-        self.task = None;
         match end {
+            TaskEnd::Asked(Ok(answer)) => self.begin(Some(&answer)),
+            TaskEnd::Asked(Err(error)) => self.prefill_failed(error, Again::Elsewhere),
             TaskEnd::Prefill(end) => {
                 record.prefill = Some(self.sent_at.elapsed());
                 match end {
-                    PrefillEnd::Accepted(answer) => {
-                        if answer.kv.is_none() {
-                            tracing::warn!(
-                                target = self.prefill_target,
-                                "warning: missing 'kv_transfer_params' field in prefiller response"
-                            );
-                        }
-                        record.cached_tokens = Some(answer.cached_tokens);
-                        self.cached_tokens = answer.cached_tokens;
-                        let held: Option<Held> = answer.kv.is_some().then(|| self.worker.ledger.hold());
-                        self.kv = answer.kv;
-                        Event::PrefillAccepted(held)
+                    PrefillEnd::Answered(answer) => {
+                        self.worker.settings.failover.answered(&self.target);
+                        self.accept(&answer, record)
                     }
                     PrefillEnd::Refused(sent) => {
-                        self.brought = Some(Brought::Sent(sent));
-                        Event::PrefillRefused
+                        self.worker.settings.failover.answered(&self.target);
+                        let again = after_refusal(sent.response.status());
+                        self.worker.settings.connector.forget(&self.target);
+                        self.from_prefill = Some(Brought::Sent(sent));
+                        Event::PrefillRefused(again)
                     }
-                    PrefillEnd::Failed(error) => {
-                        self.brought = Some(Brought::Error(error));
-                        Event::PrefillFailed
-                    }
+                    PrefillEnd::Failed(error, again) => self.prefill_failed(error, again),
                 }
             }
-            TaskEnd::Decode(end) => match end {
-                DecodeEnd::Stream(sent) => {
-                    self.brought = Some(Brought::Sent(sent));
-                    Event::DecodeStarted
+            TaskEnd::Decode(end) => {
+                let (brought, event) = match end {
+                    DecodeEnd::Stream(sent) => (Brought::Sent(sent), Event::DecodeStarted),
+                    DecodeEnd::Whole(head, body) => (Brought::Whole(head, body), Event::DecodeStarted),
+                    DecodeEnd::Refused(sent) => (Brought::Sent(sent), Event::DecodeRefused),
+                    DecodeEnd::Failed(error) => (Brought::Error(error), Event::DecodeFailed),
+                };
+                if event != Event::DecodeStarted {
+                    self.worker.settings.connector.forget(&self.target);
                 }
-                DecodeEnd::Whole(head, body) => {
-                    self.brought = Some(Brought::Whole(head, body));
-                    Event::DecodeStarted
-                }
-                DecodeEnd::Refused(sent) => {
-                    self.brought = Some(Brought::Sent(sent));
-                    Event::DecodeRefused
-                }
-                DecodeEnd::Failed(error) => {
-                    self.brought = Some(Brought::Error(error));
-                    Event::DecodeFailed
-                }
-            },
+                self.from_decode = Some(brought);
+                event
+            }
             TaskEnd::Release(taken) => Event::ReleaseEnded(taken),
+        }
+    }
+
+    /// What the connector makes of a successful prefill answer.
+    fn accept(&mut self, answer: &bytes::Bytes, record: &mut Record) -> Event {
+        let request = self.request();
+        let attempt = self.attempt.as_mut().expect("a prefill leg belongs to an attempt");
+        match attempt.accept(&request.asked, answer) {
+            Ok(Accepted { kv, cached_tokens, anew }) => {
+                if let Some(cached_tokens) = cached_tokens {
+                    record.cached_tokens = Some(cached_tokens);
+                    self.cached_tokens = Some(cached_tokens);
+                    if !kv {
+                        tracing::warn!(
+                            target = %self.target,
+                            "warning: missing 'kv_transfer_params' field in prefiller response"
+                        );
+                    }
+                }
+                Event::PrefillAccepted { kv, anew }
+            }
+            Err(malformed) => {
+                let target = self.target.to_string();
+                let error = Error::PrefillNotJson { target, detail: malformed.to_string() };
+                self.prefill_failed(error, Again::Elsewhere)
+            }
+        }
+    }
+
+    fn prefill_failed(&mut self, error: Error, again: Again) -> Event {
+        self.worker.settings.connector.forget(&self.target);
+        if error.is_unreachable() {
+            self.worker.settings.failover.unreachable(&self.target, self.worker.now());
+        }
+        self.from_prefill = Some(Brought::Error(error));
+        Event::PrefillFailed(again)
+    }
+
+    /// Begins an attempt at the present target. `answer`: to the connector's question.
+    fn begin(&mut self, answer: Option<&bytes::Bytes>) -> Event {
+        let request = self.request();
+        match self.worker.settings.connector.begin(&request.asked, &self.target, answer) {
+            Ok(attempt) => {
+                let (overlap, named) = (attempt.overlaps(), attempt.named());
+                self.attempt = Some(attempt);
+                Event::Prepared { overlap, named }
+            }
+            Err(unusable) => {
+                let target = self.target.to_string();
+                let error = Error::PrefillUnknown { target, detail: unusable.0 };
+                self.prefill_failed(error, Again::Elsewhere)
+            }
         }
     }
 
     fn follow(&mut self, commands: Commands, record: &mut Record) -> Option<Reply> {
         let mut reply = None;
         for command in commands {
-            match command {
-                Command::SendPrefill => {
-                    let (worker, request) = (Arc::clone(&self.worker), self.request());
-                    self.run(async move { TaskEnd::Prefill(prefill(worker, request).await) });
-                }
-                Command::SendDecode => {
-                    let (worker, request) = (Arc::clone(&self.worker), self.request());
-                    let (kv, cached) = (self.kv.clone(), self.cached_tokens);
-                    record.decode_sent = Some(Instant::now());
-                    self.run(async move { TaskEnd::Decode(decode(worker, request, kv, cached).await) });
-                    // The leg holds the last reference: the body goes as soon as it is sent and answered.
-                    self.request = None;
-                }
-                Command::Release => {
-                    let (id, authorization) = (self.id.clone(), self.authorization.clone());
-                    let worker = Arc::clone(&self.worker);
-                    let kv = self.kv.as_ref().expect("KV is released only after prefill handed it out");
-                    let request = worker.settings.connector.release(kv);
-                    self.run(
-                        async move { TaskEnd::Release(release(worker, request, id, authorization).await) },
-                    );
-                }
-                Command::CancelPrefill | Command::CancelDecode | Command::CancelRelease => self.task = None,
-                Command::AnswerPrefill | Command::AnswerDecode => {
-                    let refused =
-                        if command == Command::AnswerPrefill { "prefill_refused" } else { "decode_refused" };
-                    reply = self.brought.take().map(|brought| match brought {
-                        Brought::Sent(sent) if sent.response.status().is_success() => Reply::Stream(sent),
-                        Brought::Sent(sent) => Reply::Refused(sent, refused),
-                        Brought::Whole(head, body) => Reply::Whole(head, body),
-                        Brought::Error(error) => Reply::Error(error),
-                    });
-                }
-                Command::AnswerError(cause) | Command::BreakAnswer(cause) => {
-                    reply = Some(Reply::Error(self.error(cause)));
-                }
+            let (event, this) = self.carry_out(command, record);
+            reply = reply.or(this);
+            if let Some(event) = event {
+                let now = self.worker.now();
+                let commands = self.core.handle(event, now);
+                let later = self.follow(commands, record);
+                reply = reply.or(later);
             }
         }
         reply
     }
 
-    fn run(&mut self, task: impl Future<Output = TaskEnd> + Send + 'static) {
-        self.sent_at = Instant::now();
-        self.task = Some(Box::pin(task));
+    /// Does one thing. Returns the event that follows at once, and the answer, if there are such.
+    fn carry_out(&mut self, command: Command, record: &mut Record) -> (Option<Event>, Option<Reply>) {
+        let mut reply = None;
+        match command {
+            Command::Prepare(target) => return (self.prepare(target, record), None),
+            Command::SendPrefill => {
+                let request = self.request();
+                let leg = self.attempt().prefill(&request.asked);
+                let (upstream, target) = (self.worker.upstream.clone(), Arc::clone(&self.target));
+                self.sent_at = Instant::now();
+                self.tasks.run_prefill(async move {
+                    TaskEnd::Prefill(prefill(upstream, request, target, leg).await)
+                });
+            }
+            Command::OrphanPrefill => self.orphan(record.api()),
+            Command::AskLocal => {
+                let granted = self.worker.settings.failover.grant_local(self.worker.now());
+                return (Some(Event::LocalGranted(granted)), None);
+            }
+            Command::SendDecode(how) => self.send_decode(how, record),
+            Command::Release => {
+                let request = self.attempt().release();
+                let Some(request) = request else { return (Some(Event::ReleaseEnded(true)), None) };
+                let (id, authorization) = (self.id.clone(), self.authorization.clone());
+                let (upstream, decoder) = (self.worker.upstream.clone(), Arc::clone(&self.decoder));
+                self.tasks.run_prefill(async move {
+                    TaskEnd::Release(release(upstream, decoder, request, id, authorization).await)
+                });
+            }
+            Command::CancelPrefill | Command::CancelRelease => self.tasks.cancel_prefill(),
+            Command::CancelDecode => {
+                self.tasks.cancel_decode();
+                self.from_decode = None;
+            }
+            Command::AnswerPrefill => {
+                reply = self.from_prefill.take().map(|brought| brought.reply("prefill_refused"));
+            }
+            Command::AnswerDecode => {
+                reply = self.from_decode.take().map(|brought| brought.reply("decode_refused"));
+                if let Some(Reply::Whole(..)) = reply {
+                    self.answered_whole();
+                }
+            }
+            Command::AnswerError(cause) | Command::BreakAnswer(cause) => {
+                reply = Some(Reply::Error(self.error(cause)));
+            }
+        }
+        (None, reply)
+    }
+
+    /// A whole answer is three events at once: begun, produced, ended.
+    fn answered_whole(&mut self) {
+        let now = self.worker.now();
+        for event in [Event::DecodeProduced, Event::DecodeEnded] {
+            let none = self.core.handle(event, now);
+            debug_assert!(none == Commands::default(), "an answer that is complete needs nothing more");
+        }
+    }
+
+    /// Makes an attempt ready. `None`: its question has to be answered first.
+    fn prepare(&mut self, target: Target, record: &mut Record) -> Option<Event> {
+        if target == Target::Next {
+            self.candidate += 1;
+            let next = self.request().targets.get(self.candidate).cloned();
+            self.target = next.expect("the core goes to no more candidates than there are");
+        }
+        record.target = self.target.to_string();
+        self.tasks.cancel_prefill();
+        match self.worker.settings.connector.question(&self.target) {
+            None => Some(self.begin(None)),
+            Some(question) => {
+                let upstream = self.worker.upstream.clone();
+                self.tasks.run_prefill(async move { TaskEnd::Asked(ask(upstream, question).await) });
+                None
+            }
+        }
+    }
+
+    fn send_decode(&mut self, how: Decode, record: &mut Record) {
+        let request = self.request();
+        let asked = &request.asked;
+        let leg: Outgoing = match how {
+            Decode::AfterPrefill => self.attempt().decode(asked),
+            Decode::BesidePrefill => self
+                .attempt()
+                .beside(asked)
+                .expect("an attempt that overlaps has a leg to send beside prefill"),
+            Decode::Alone => {
+                self.cached_tokens = None;
+                let alone = self.worker.settings.connector.alone(asked);
+                alone.unwrap_or_else(|| asked.intake.body.clone().into())
+            }
+        };
+        let usage = self.cached_tokens.and_then(|cached| UsageEdit::new(asked.api, cached));
+        record.decode_sent = Some(Instant::now());
+        let upstream = self.worker.upstream.clone();
+        if how != Decode::BesidePrefill {
+            // The leg holds the last reference: the body goes as soon as it is sent and answered.
+            self.request = None;
+        }
+        self.tasks.run_decode(async move { TaskEnd::Decode(decode(upstream, request, leg, usage).await) });
+    }
+
+    /// Hands what is left of the present attempt to a core of its own.
+    fn orphan(&mut self, api: Api) {
+        let named = self.attempt.as_ref().is_some_and(|attempt| attempt.named());
+        let (ledger, limits) = (self.worker.ledger.clone(), Arc::clone(&self.worker.settings.limits));
+        let runs = self.tasks.prefill_runs();
+        let (core, commands) = Handoff::orphan(ledger, limits, runs, named, self.worker.now());
+        let mut orphan = Box::new(State {
+            worker: Arc::clone(&self.worker),
+            core,
+            tasks: self.tasks.take_prefill(),
+            request: self.request.clone(),
+            candidate: self.candidate,
+            attempt: self.attempt.take(),
+            sent_at: self.sent_at,
+            cached_tokens: None,
+            from_prefill: None,
+            from_decode: None,
+            id: self.id.clone(),
+            authorization: self.authorization.clone(),
+            target: Arc::clone(&self.target),
+            decoder: Arc::clone(&self.decoder),
+        });
+        let mut nobody = Record::silent(api);
+        drop(orphan.follow(commands, &mut nobody));
+        orphan.finish_in_background(api);
     }
 
     fn request(&self) -> Arc<LegRequest> {
         Arc::clone(self.request.as_ref().expect("the request is kept until the decode leg is sent"))
     }
 
-    fn error(&mut self, cause: Cause) -> Error {
-        let limits = self.worker.settings.limits;
-        let limit_ms = |limit: Option<std::time::Duration>| limit.unwrap_or_default().as_millis();
-        match cause {
-            Cause::Failed(leg) => match self.brought.take() {
-                Some(Brought::Error(error)) => error,
-                _ => Error::LegBroken { leg, target: self.target(leg), how: Broken::Closed },
-            },
-            Cause::PrefillTimeout => Error::PrefillTimeout {
-                target: self.prefill_target.clone(),
-                limit_ms: limit_ms(limits.prefill),
-            },
-            Cause::RequestTimeout(leg) => Error::RequestTimeout { leg, limit_ms: limit_ms(limits.request) },
-        }
+    fn attempt(&self) -> &dyn Attempt {
+        self.attempt.as_deref().expect("an attempt was prepared before its legs are sent or released")
     }
 
-    fn target(&self, leg: Leg) -> String {
-        match leg {
-            Leg::Prefill => self.prefill_target.clone(),
-            Leg::Decode => self.worker.settings.decoder.to_string(),
+    fn error(&mut self, cause: Cause) -> Error {
+        let limits = &self.worker.settings.limits;
+        let limit_ms = |limit: Option<std::time::Duration>| limit.unwrap_or_default().as_millis();
+        match cause {
+            Cause::Failed(leg) => {
+                let (brought, target) = match leg {
+                    Leg::Prefill => (self.from_prefill.take(), &self.target),
+                    Leg::Decode => (self.from_decode.take(), &self.decoder),
+                };
+                match brought {
+                    Some(Brought::Error(error)) => error,
+                    _ => Error::LegBroken { leg, target: target.to_string(), how: Broken::Closed },
+                }
+            }
+            Cause::PrefillTimeout => {
+                Error::PrefillTimeout { target: self.target.to_string(), limit_ms: limit_ms(limits.prefill) }
+            }
+            Cause::RequestTimeout(leg) => Error::RequestTimeout { leg, limit_ms: limit_ms(limits.request) },
+            Cause::DecodeStalled => Error::DecodeStalled { limit_ms: limit_ms(limits.decode_stall) },
+            Cause::Exhausted => Error::PrefillExhausted {
+                last: match self.from_prefill.take() {
+                    Some(Brought::Error(error)) => error.to_string(),
+                    Some(Brought::Sent(sent)) => {
+                        format!("prefill engine {} answered {}", self.target, sent.response.status())
+                    }
+                    _ => format!("prefill engine {} did not answer in time", self.target),
+                },
+            },
+        }
+    }
+}
+
+impl Brought {
+    /// `refused`: the outcome if it is an engine's own error.
+    fn reply(self, refused: &'static str) -> Reply {
+        match self {
+            Self::Sent(sent) if sent.response.status().is_success() => Reply::Stream(sent),
+            Self::Sent(sent) => Reply::Refused(sent, refused),
+            Self::Whole(head, body) => Reply::Whole(head, body),
+            Self::Error(error) => Reply::Error(error),
         }
     }
 }

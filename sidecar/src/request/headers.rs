@@ -8,7 +8,9 @@ use http::header::{
     TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::Authority;
-use kvferry_contract::headers::{ALL, PREFILLER, REQUEST_ID, RoutingHeader};
+use kvferry_contract::headers::{
+    ALL, DATA_PARALLEL, ENCODERS, KV_SOURCE, PREFILLER, REQUEST_ID, RoutingHeader,
+};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static(REQUEST_ID);
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -20,17 +22,35 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 pub struct Routing {
     /// Prefill candidates as they stand in the header, trimmed, the first one primary. Empty: no disaggregation.
     pub prefill: Vec<String>,
+    /// Encode workers, trimmed.
+    pub encoders: Vec<String>,
+    /// The engine that already holds KV of this prompt; trimmed, not empty.
+    pub kv_source: Option<String>,
+    /// The data-parallel rank to use; trimmed, not empty.
+    pub data_parallel: Option<String>,
 }
 
 impl Routing {
     /// Reads the routing headers and removes them all (spec/sidecar.md 2.3).
     pub fn take(headers: &mut HeaderMap) -> Self {
-        let prefill = candidates(headers, PREFILLER);
+        let mut routing = Self::default();
+        if ALL.iter().all(|header| !headers.contains_key(header.old) && !headers.contains_key(header.new)) {
+            return routing;
+        }
+        routing.prefill = candidates(headers, PREFILLER);
+        // The primary decides: an empty first entry means that nobody was chosen.
+        if routing.prefill.first().is_none_or(String::is_empty) {
+            routing.prefill.clear();
+        }
+        routing.encoders = candidates(headers, ENCODERS);
+        routing.encoders.retain(|encoder| !encoder.is_empty());
+        routing.kv_source = first_of(headers, KV_SOURCE);
+        routing.data_parallel = first_of(headers, DATA_PARALLEL);
         for header in ALL {
             headers.remove(header.old);
             headers.remove(header.new);
         }
-        Self { prefill }
+        routing
     }
 }
 
@@ -41,14 +61,19 @@ fn candidates(headers: &HeaderMap, header: RoutingHeader) -> Vec<String> {
     let mut lines = headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
     let (first, second) = (lines.next(), lines.next());
     let Some(first) = first else { return Vec::new() };
-    let list: Vec<String> = match second {
+    match second {
         None => first.split(',').map(|entry| entry.trim().to_owned()).collect(),
         Some(second) => {
             [first, second].into_iter().chain(lines).map(|entry| entry.trim().to_owned()).collect()
         }
-    };
-    // The primary decides: an empty first entry means that nobody was chosen.
-    if list.first().is_none_or(String::is_empty) { Vec::new() } else { list }
+    }
+}
+
+/// The header's first value, trimmed; `None` if that is empty.
+fn first_of(headers: &HeaderMap, header: RoutingHeader) -> Option<String> {
+    let name = if headers.contains_key(header.old) { header.old } else { header.new };
+    let value = String::from_utf8_lossy(headers.get(name)?.as_bytes());
+    Some(value.trim().to_owned()).filter(|value| !value.is_empty())
 }
 
 /// Removes what belongs to one hop only (RFC 9110, section 7.6.1), except `te: trailers`, which asks for something that

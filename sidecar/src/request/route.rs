@@ -17,15 +17,18 @@ pub enum Api {
     Responses,
     /// `/inference/v1/generate` (vLLM, tokens in and out)
     VllmGenerate,
+    /// `/generate` (SGLang's own)
+    SglangGenerate,
 }
 
 impl Api {
-    const ROUTES: [(&'static str, Self); 5] = [
+    const ROUTES: [(&'static str, Self); 6] = [
         ("/v1/chat/completions", Self::ChatCompletions),
         ("/v1/completions", Self::Completions),
         ("/v1/messages", Self::Messages),
         ("/v1/responses", Self::Responses),
         ("/inference/v1/generate", Self::VllmGenerate),
+        ("/generate", Self::SglangGenerate),
     ];
 
     /// The label in logs and metrics (spec/sidecar.md 12.2).
@@ -36,6 +39,7 @@ impl Api {
             Self::Messages => "messages",
             Self::Responses => "responses",
             Self::VllmGenerate => "vllm_generate",
+            Self::SglangGenerate => "sglang_generate",
         }
     }
 

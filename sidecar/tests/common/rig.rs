@@ -8,6 +8,7 @@ use kvferry_emulator::{Config, Emulator, State};
 use kvferry_handoff::Counts;
 use kvferry_sidecar::config::Config as Flags;
 use kvferry_sidecar::server::Server;
+use kvferry_sidecar::worker::Rank;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{Ask, LOOK, PATIENCE, eventually, within};
@@ -37,8 +38,11 @@ impl Sidecar {
             args.push("--workers=2");
         }
         args.extend(flags);
-        let checked = Flags::try_parse_from(args).unwrap().check().unwrap();
-        let server = Server::start(&checked.settings, 0, checked.workers).unwrap();
+        let mut checked = Flags::try_parse_from(args).unwrap().check().unwrap();
+        // Any free port.
+        let decoder = std::sync::Arc::clone(&checked.settings.ranks[0].decoder);
+        checked.settings.ranks = vec![std::sync::Arc::new(Rank { index: 0, port: 0, decoder })];
+        let server = Server::start(&checked.settings, checked.workers).unwrap();
         let address = (Ipv4Addr::LOCALHOST, server.address().port()).into();
         Self { server: Some(server), address }
     }

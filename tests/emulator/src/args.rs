@@ -1,9 +1,13 @@
 //! The command line of the binary.
 
+mod handoff;
+
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use kvferry_emulator::{Config, KvLoadFailure, Role, Speeds, ZeroConfig};
+
+use handoff::HandoffArgs;
 
 /// An engine that speaks vLLM's HTTP API and keeps real KV bytes, without a model.
 #[derive(Debug, Parser)]
@@ -51,6 +55,8 @@ pub(crate) struct Args {
     /// Count every prompt token as computed (`cached_tokens` stays 0).
     #[arg(long)]
     no_prefix_cache: bool,
+    #[command(flatten)]
+    handoff: HandoffArgs,
     /// Serving threads of `--zero`; the full engine always runs on one.
     #[arg(long, default_value_t = 1)]
     workers: usize,
@@ -85,7 +91,7 @@ enum KvLoadFailureArg {
 impl Args {
     /// The full engine's configuration.
     pub(crate) fn config(&self) -> Config {
-        Config {
+        let config = Config {
             role: self.role.into(),
             host: self.host.clone(),
             port: self.port,
@@ -106,7 +112,9 @@ impl Args {
             },
             prefix_cache: !self.no_prefix_cache,
             crash_exits_process: true,
-        }
+            ..Config::default()
+        };
+        self.handoff.apply(config)
     }
 
     /// The zero-think engine's configuration.

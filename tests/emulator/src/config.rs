@@ -2,6 +2,7 @@
 //!
 //! The defaults suit tests (any free port, instant speeds, small KV); the binary's flags choose their own.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,54 @@ impl Role {
             Role::Decode => "decode",
             Role::Both => "both",
         }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
+/// A protocol by which a prompt's KV gets from one engine to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connector {
+    /// NIXL, the decode engine pulls.
+    Nixl,
+    /// NIXL, the prefill engine pushes.
+    NixlPush,
+    /// MoRI-IO, the prefill engine writes.
+    Moriio,
+    /// Mooncake.
+    Mooncake,
+    /// vLLM's offloading connector between peers.
+    Offloading,
+    /// sglang.
+    Sglang,
+}
+
+impl Connector {
+    /// Every protocol.
+    pub const ALL: [Self; 6] =
+        [Self::Nixl, Self::NixlPush, Self::Moriio, Self::Mooncake, Self::Offloading, Self::Sglang];
+
+    /// The word used in flags and errors.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Nixl => "nixl",
+            Self::NixlPush => "nixl-push",
+            Self::Moriio => "moriio",
+            Self::Mooncake => "mooncake",
+            Self::Offloading => "offloading",
+            Self::Sglang => "sglang",
+        }
+    }
+}
+
+impl fmt::Display for Connector {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
     }
 }
 
@@ -75,6 +124,17 @@ pub struct Config {
     /// Port that serves KV blocks; 0 picks a free one. It survives a restart, so that a stale handle
     /// reaches the new engine and is refused there.
     pub kv_port: u16,
+    /// Port of the bootstrap server (sglang's `/route`, mooncake's `/query`); 0 picks a free one.
+    pub bootstrap_port: u16,
+    /// Port that serves KV to engines that know only a request id (offloading); 0 picks a free one.
+    pub p2p_port: u16,
+    /// Port on which prefill engines deliver KV that they write themselves (MoRI-IO); 0 picks a free one.
+    pub notify_port: u16,
+    /// The one protocol this engine takes part in; any other is an error. `None`: whichever the fields of a
+    /// request name, which is what most tests want.
+    pub connector: Option<Connector>,
+    /// Data-parallel ranks that the bootstrap server lists, each with an engine id of its own; at least 1.
+    pub dp_size: u32,
     /// The one model name that is served; any other is answered 404.
     pub model: String,
     /// Tokens in a block; at least 1.
@@ -87,6 +147,11 @@ pub struct Config {
     pub speeds: Speeds,
     /// How long the blocks of a finished prefill wait for their reader.
     pub kv_lease: Duration,
+    /// How long a leg waits for its other leg, where the protocol has no lease: a decode request for KV that is
+    /// still computed, an sglang prefill for its reader.
+    pub rendezvous_timeout: Duration,
+    /// How long an answered mooncake prefill waits for its reader.
+    pub abort_timeout: Duration,
     /// What a failed pull leads to.
     pub kv_load_failure: KvLoadFailure,
     /// Whether prompts are matched against the blocks seen before (`cached_tokens`).
@@ -116,6 +181,12 @@ impl Config {
         if self.block_size == 0 || self.num_blocks == 0 || self.kv_bytes_per_token == 0 {
             return Err("block size, number of blocks and KV bytes per token must all be at least 1".into());
         }
+        if self.dp_size == 0 {
+            return Err("the number of data-parallel ranks must be at least 1".into());
+        }
+        if self.rendezvous_timeout.is_zero() || self.abort_timeout.is_zero() {
+            return Err("a leg must wait for longer than 0, or no two legs could ever meet".into());
+        }
         if self.kv_lease.is_zero() {
             return Err("the KV lease must be longer than 0, or no decode engine could ever read".into());
         }
@@ -130,6 +201,11 @@ impl Default for Config {
             host: "127.0.0.1".into(),
             port: 0,
             kv_port: 0,
+            bootstrap_port: 0,
+            p2p_port: 0,
+            notify_port: 0,
+            connector: None,
+            dp_size: 1,
             model: "tiny".into(),
             block_size: 16,
             // 2 Mi tokens: a 5 MB prompt fits, and at 64 bytes a token the full pool is 128 MiB.
@@ -138,6 +214,9 @@ impl Default for Config {
             speeds: Speeds::default(),
             // vLLM's `kv_lease_duration`.
             kv_lease: Duration::from_secs(30),
+            rendezvous_timeout: Duration::from_secs(30),
+            // vLLM's `VLLM_MOONCAKE_ABORT_REQUEST_TIMEOUT`.
+            abort_timeout: Duration::from_secs(480),
             kv_load_failure: KvLoadFailure::Fail,
             prefix_cache: true,
             crash_exits_process: false,

@@ -14,22 +14,22 @@ use tokio::sync::oneshot;
 use crate::config::{Config, Speeds};
 use crate::faults::Faults;
 use crate::http::seen::SeenRequest;
-use crate::server::{self, Listening, Shared};
+use crate::listening::{Listening, Ports};
+use crate::server::{self, Shared};
 use crate::state::State;
 
 /// A running emulator. Dropping it stops it.
 pub struct Emulator {
     shared: Arc<Shared>,
-    addr: SocketAddr,
-    kv_port: u16,
+    ports: Ports,
     thread: Option<JoinHandle<()>>,
 }
 
-type Started = io::Result<(Arc<Shared>, SocketAddr, u16)>;
+type Started = io::Result<(Arc<Shared>, Ports)>;
 
 impl Emulator {
     /// Binds the ports and starts serving. To bring a stopped or crashed emulator back at the same place, start
-    /// another one with its `port` and `kv_port`.
+    /// another one with its ports.
     ///
     /// # Errors
     /// When the configuration makes no sense or a port cannot be bound.
@@ -40,23 +40,38 @@ impl Emulator {
         config.check().map_err(|reason| io::Error::new(io::ErrorKind::InvalidInput, reason))?;
         let (tell, told) = oneshot::channel();
         let thread = thread::Builder::new().name("emulator".into()).spawn(move || run(config, tell))?;
-        let (shared, addr, kv_port) = told.await.expect("the thread tells before it ends")?;
-        Ok(Self { shared, addr, kv_port, thread: Some(thread) })
+        let (shared, ports) = told.await.expect("the thread tells before it ends")?;
+        Ok(Self { shared, ports, thread: Some(thread) })
     }
 
     /// Where HTTP is served.
     pub fn addr(&self) -> SocketAddr {
-        self.addr
+        self.ports.http
     }
 
     /// The address as a header value: `127.0.0.1:8100`.
     pub fn host_port(&self) -> String {
-        self.addr.to_string()
+        self.ports.http.to_string()
     }
 
     /// The port that serves KV blocks.
     pub fn kv_port(&self) -> u16 {
-        self.kv_port
+        self.ports.kv
+    }
+
+    /// The port of the bootstrap server.
+    pub fn bootstrap_port(&self) -> u16 {
+        self.ports.bootstrap
+    }
+
+    /// The port that serves KV under request ids.
+    pub fn p2p_port(&self) -> u16 {
+        self.ports.p2p
+    }
+
+    /// The port on which prefill engines deliver KV.
+    pub fn notify_port(&self) -> u16 {
+        self.ports.notify
     }
 
     /// What the engine holds right now.
@@ -138,8 +153,8 @@ fn run(config: Config, tell: oneshot::Sender<Started>) {
     };
     runtime.block_on(async {
         match begin(config).await {
-            Ok((shared, listening, addr, kv_port)) => {
-                if tell.send(Ok((Arc::clone(&shared), addr, kv_port))).is_ok() {
+            Ok((shared, listening, ports)) => {
+                if tell.send(Ok((Arc::clone(&shared), ports))).is_ok() {
                     server::serve(shared, listening).await;
                 }
             }
@@ -151,8 +166,8 @@ fn run(config: Config, tell: oneshot::Sender<Started>) {
     // Dropping the runtime drops every task, and with them every connection.
 }
 
-async fn begin(config: Config) -> io::Result<(Arc<Shared>, Listening, SocketAddr, u16)> {
+async fn begin(config: Config) -> io::Result<(Arc<Shared>, Listening, Ports)> {
     let listening = Listening::bind(&config).await?;
-    let (addr, kv_port) = (listening.addr()?, listening.kv_port()?);
-    Ok((Shared::new(config, kv_port), listening, addr, kv_port))
+    let ports = listening.ports()?;
+    Ok((Shared::new(config, ports), listening, ports))
 }

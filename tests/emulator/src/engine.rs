@@ -8,12 +8,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
+use crate::aborts::Aborts;
 use crate::config::{Config, Speeds};
 use crate::faults::FaultCell;
+use crate::handoff::table::Meetings;
+use crate::host_cache::HostCache;
 use crate::lease::LeaseTable;
+use crate::listening::Ports;
 use crate::pool::BlockPool;
 use crate::prefix::PrefixCache;
-use crate::state::{BlockState, HeldState, RequestState, State, Totals};
+use crate::state::{BlockState, HeldState, LeaseState, RequestState, State, Totals};
 use crate::stats::Stats;
 
 /// What outlives a restart: settings that a test made and expects to keep.
@@ -42,28 +46,35 @@ impl Settings {
 pub(crate) struct Engine {
     pub(crate) id: String,
     pub(crate) settings: Arc<Settings>,
-    pub(crate) kv_port: u16,
+    pub(crate) ports: Ports,
     pub(crate) runtime: Handle,
     pub(crate) pool: Arc<BlockPool>,
     pub(crate) leases: Arc<LeaseTable>,
+    pub(crate) meetings: Arc<Meetings>,
+    pub(crate) host_cache: HostCache,
+    pub(crate) aborts: Arc<Aborts>,
     pub(crate) stats: Arc<Stats>,
     pub(crate) prefix: Mutex<PrefixCache>,
 }
 
 impl Engine {
     /// A new engine with a new id and empty memory; its timers run on `runtime`.
-    pub(crate) fn new(settings: Arc<Settings>, kv_port: u16, runtime: Handle) -> Arc<Self> {
+    pub(crate) fn new(settings: Arc<Settings>, ports: Ports, runtime: Handle) -> Arc<Self> {
         let config = &settings.config;
         let pool = BlockPool::new(config.block_size, config.kv_bytes_per_token, config.num_blocks);
         let stats = Arc::new(Stats::default());
         let leases = LeaseTable::new(Arc::clone(&pool), Arc::clone(&stats), runtime.clone(), config.kv_lease);
+        let meetings = Meetings::new(Arc::clone(&stats), runtime.clone());
         Arc::new(Self {
             id: Uuid::new_v4().to_string(),
             settings,
-            kv_port,
+            ports,
             runtime,
             pool,
             leases,
+            meetings,
+            host_cache: HostCache::default(),
+            aborts: Arc::default(),
             stats,
             prefix: Mutex::default(),
         })
@@ -73,10 +84,28 @@ impl Engine {
         &self.settings.config
     }
 
+    /// The engine id of a data-parallel rank.
+    pub(crate) fn rank_id(&self, rank: u32) -> String {
+        if rank == 0 { self.id.clone() } else { format!("{}-dp{rank}", self.id) }
+    }
+
+    /// The data-parallel rank behind an engine id; `None` for an id that is not of this life.
+    pub(crate) fn rank_of(&self, engine_id: &str) -> Option<u32> {
+        (0..self.config().dp_size).find(|rank| self.rank_id(*rank) == engine_id)
+    }
+
+    /// Everything that waits for a reader, oldest first.
+    fn held(&self) -> Vec<LeaseState> {
+        let mut held = self.leases.list();
+        held.extend(self.meetings.list());
+        held.sort_by_key(|lease| std::cmp::Reverse(lease.age_ms));
+        held
+    }
+
     /// The report of `/emulator/state`.
     pub(crate) fn state(&self) -> State {
         let (total, free) = (self.pool.capacity(), self.pool.free());
-        let leased = self.leases.blocks();
+        let leased = self.leases.blocks() + self.meetings.blocks();
         let stats = &self.stats;
         State {
             engine_id: self.id.clone(),
@@ -88,7 +117,7 @@ impl Engine {
                 held: HeldState { running: (total - free).saturating_sub(leased), leased },
             },
             requests: RequestState { running: stats.running.get(), waiting: stats.waiting.get() },
-            leases: self.leases.list(),
+            leases: self.held(),
             totals: Totals {
                 prefills: stats.prefills.get(),
                 decodes: stats.decodes.get(),
@@ -99,6 +128,7 @@ impl Engine {
                 releases_without_read: stats.releases_without_read.get(),
                 expired: stats.expired.get(),
                 aborted: stats.aborted.get(),
+                computed_prompts: stats.computed_prompts.get(),
             },
         }
     }

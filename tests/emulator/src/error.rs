@@ -55,6 +55,16 @@ impl ApiError {
         }
     }
 
+    /// The KV was computed and could not be handed over.
+    pub(crate) fn kv_handover(reason: impl std::fmt::Display) -> Self {
+        Self {
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            kind: "InternalServerError",
+            message: format!("Internal server error: KV handover failed: {reason}"),
+            param: None,
+        }
+    }
+
     /// The shape of the `OpenAI` routes.
     pub(crate) fn openai(&self) -> Value {
         let Self { status, kind, message, param } = self;

@@ -1,8 +1,8 @@
 //! Failures on demand: what `POST /emulator/faults` sets and how often it still applies.
 //!
 //! A set of faults replaces the one before; `{}` clears it. With `times`, the set acts on that many requests
-//! and then clears itself. Which requests count: those to any path but `/emulator/*`, `/health`, `/metrics`
-//! and `/v1/models` (name one of the latter three in `path` to hit it); for `drop_kv_params` the prefills
+//! and then clears itself. Which requests count: those to any path but `/emulator/*`, `/health`, `/metrics`,
+//! `/v1/models` and the bootstrap server's (name one of the latter in `path` to hit it); for `drop_kv_params` the prefills
 //! that would carry params, for `corrupt_kv` the reads of KV.
 
 use std::collections::BTreeMap;
@@ -77,7 +77,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 }
 
 /// Paths that only a fault naming them touches, so that probes and scrapes do not use up a `times`.
-const SPARED: &[&str] = &["/health", "/metrics", "/v1/models"];
+const SPARED: &[&str] = &["/health", "/metrics", "/v1/models", "/query", "/route"];
 
 impl Faults {
     fn acts_on_http(&self) -> bool {

@@ -64,6 +64,7 @@
 //!
 //! With `--zero` ([`Zero`]) none of this runs: canned answers, for measuring a proxy.
 
+mod aborts;
 mod api;
 mod claim;
 mod config;
@@ -71,13 +72,18 @@ mod emulator;
 mod engine;
 mod error;
 mod faults;
+mod finish;
+mod handoff;
+mod host_cache;
 mod http;
 mod kv;
 mod lease;
+mod listening;
 mod metrics;
 mod params;
 mod pool;
 mod prefix;
+mod prompt;
 mod sequence;
 mod server;
 mod state;
@@ -86,7 +92,7 @@ mod tokens;
 mod transfer;
 mod zero;
 
-pub use config::{Config, KvLoadFailure, Role, Speeds};
+pub use config::{Config, Connector, KvLoadFailure, Role, Speeds};
 pub use emulator::Emulator;
 pub use faults::Faults;
 pub use http::seen::SeenRequest;

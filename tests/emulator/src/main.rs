@@ -41,6 +41,9 @@ async fn run(args: &Args) -> io::Result<()> {
     announce(&json!({
         "ready": format!("http://{}", emulator.host_port()),
         "kv_port": emulator.kv_port(),
+        "bootstrap_port": emulator.bootstrap_port(),
+        "p2p_port": emulator.p2p_port(),
+        "notify_port": emulator.notify_port(),
         "engine_id": emulator.state().engine_id,
     }))?;
     end(terminate, interrupt).await;

@@ -89,11 +89,10 @@ impl KvIntent {
         let Some(params) = params.filter(|params| params.is_object()) else {
             return Self::Local;
         };
-        let asks = |key: &str| params.get(key).and_then(Value::as_bool) == Some(true);
-        if asks("do_remote_decode") {
+        if asks(params, "do_remote_decode") {
             return Self::Prefill;
         }
-        if !asks("do_remote_prefill") {
+        if !asks(params, "do_remote_prefill") {
             return Self::Local;
         }
         match RemoteKv::read(params) {
@@ -105,30 +104,35 @@ impl KvIntent {
 
 impl RemoteKv {
     fn read(params: &Value) -> Result<Self, &'static str> {
-        let text = |key: &'static str| {
-            params
-                .get(key)
-                .and_then(Value::as_str)
-                .filter(|value| !value.is_empty())
-                .map(str::to_owned)
-                .ok_or(key)
-        };
         Ok(Self {
-            engine_id: text("remote_engine_id")?,
-            request_id: text("remote_request_id")?,
-            host: text("remote_host")?,
-            port: port(params.get("remote_port")).ok_or("remote_port")?,
+            engine_id: text(params, "remote_engine_id")?,
+            request_id: text(params, "remote_request_id")?,
+            host: text(params, "remote_host")?,
+            port: port(params, "remote_port")?,
             block_ids: params.get("remote_block_ids").and_then(flatten).ok_or("remote_block_ids")?,
         })
     }
 }
 
-/// vLLM hands out a number; some deployments carry it as text.
-fn port(value: Option<&Value>) -> Option<u16> {
-    match value? {
-        Value::String(text) => text.parse().ok(),
-        other => other.as_u64().and_then(|port| u16::try_from(port).ok()),
-    }
+/// A text that says something, or the name of the missing field.
+pub(crate) fn text(params: &Value, key: &'static str) -> Result<String, &'static str> {
+    let value = params.get(key).and_then(Value::as_str).filter(|value| !value.is_empty());
+    value.map(str::to_owned).ok_or(key)
+}
+
+/// A port, or the name of the missing field. vLLM hands out a number; some deployments carry it as text.
+pub(crate) fn port(params: &Value, key: &'static str) -> Result<u16, &'static str> {
+    let port = match params.get(key) {
+        Some(Value::String(text)) => text.parse().ok(),
+        Some(other) => other.as_u64().and_then(|port| u16::try_from(port).ok()),
+        None => None,
+    };
+    port.filter(|port| *port != 0).ok_or(key)
+}
+
+/// Whether a switch is on.
+pub(crate) fn asks(params: &Value, key: &str) -> bool {
+    params.get(key).and_then(Value::as_bool) == Some(true)
 }
 
 /// One KV group as `[[1,2]]`, or the older flat `[1,2]`.

@@ -138,6 +138,18 @@ impl BlockHold {
         drop(self.permit.split(extra.len()));
     }
 
+    /// Moves the blocks out; this hold stays behind empty.
+    pub(crate) fn take(&mut self) -> Self {
+        let count = self.permit.num_permits();
+        let permit = self.permit.split(count).expect("a permit holds as many as it says");
+        Self { pool: Arc::clone(&self.pool), ids: std::mem::take(&mut self.ids), permit }
+    }
+
+    /// A copy of the `index`th block as it is now.
+    pub(crate) fn copy_block(&self, index: usize) -> Vec<u8> {
+        self.pool.copy_block(self.ids[index])
+    }
+
     /// Lets `fill` write the KV of the token at `position`.
     pub(crate) fn write_token(&mut self, position: usize, fill: impl FnOnce(&mut [u8])) {
         let (block, range) = self.place(position);
@@ -210,6 +222,17 @@ mod tests {
         hold.truncate(1);
         assert_eq!((pool.free(), hold.ids().len()), (2, 1));
         drop(hold);
+        assert_eq!(pool.free(), 3);
+    }
+
+    #[tokio::test]
+    async fn blocks_moved_out_are_held_once() {
+        let pool = BlockPool::new(1, 1, 3);
+        let mut hold = pool.take(2).await;
+        let moved = hold.take();
+        drop(hold);
+        assert_eq!((pool.free(), moved.ids().len()), (1, 2));
+        drop(moved);
         assert_eq!(pool.free(), 3);
     }
 

@@ -1,8 +1,6 @@
 //! The listeners and everything that outlives one connection: accept, restart, crash, stop.
 
 use std::collections::HashMap;
-use std::io;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,10 +13,11 @@ use tokio::time::sleep;
 
 use crate::config::Config;
 use crate::engine::{Engine, Settings};
-use crate::http::conn;
+use crate::http::conn::{self, Conn, Face};
 use crate::http::io::{ConnControl, FaultStream};
 use crate::http::seen::SeenRing;
-use crate::transfer::server as kv;
+use crate::listening::{Listening, Ports};
+use crate::transfer::server::{self as kv, Door};
 
 /// Pause after a failed accept (out of descriptors, most likely), so that the loop does not spin.
 pub(crate) const ACCEPT_BACKOFF: Duration = Duration::from_millis(20);
@@ -38,36 +37,11 @@ struct Open {
     task: AbortHandle,
 }
 
-/// Bound listeners, not yet served.
-pub(crate) struct Listening {
-    http: TcpListener,
-    kv: TcpListener,
-}
-
-impl Listening {
-    /// Binds both ports.
-    pub(crate) async fn bind(config: &Config) -> io::Result<Self> {
-        let http = TcpListener::bind((config.host.as_str(), config.port)).await?;
-        let kv = TcpListener::bind((config.host.as_str(), config.kv_port)).await?;
-        Ok(Self { http, kv })
-    }
-
-    /// Where HTTP is served.
-    pub(crate) fn addr(&self) -> io::Result<SocketAddr> {
-        self.http.local_addr()
-    }
-
-    /// Where KV is served.
-    pub(crate) fn kv_port(&self) -> io::Result<u16> {
-        Ok(self.kv.local_addr()?.port())
-    }
-}
-
 impl Shared {
     /// A fresh emulator; its tasks run on the current runtime.
-    pub(crate) fn new(config: Config, kv_port: u16) -> Arc<Self> {
+    pub(crate) fn new(config: Config, ports: Ports) -> Arc<Self> {
         let settings = Settings::new(config);
-        let engine = Engine::new(Arc::clone(&settings), kv_port, Handle::current());
+        let engine = Engine::new(Arc::clone(&settings), ports, Handle::current());
         Arc::new(Self {
             settings,
             seen: SeenRing::default(),
@@ -87,7 +61,7 @@ impl Shared {
     pub(crate) fn restart(&self, spare: Option<u64>) {
         {
             let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
-            *engine = Engine::new(Arc::clone(&self.settings), engine.kv_port, engine.runtime.clone());
+            *engine = Engine::new(Arc::clone(&self.settings), engine.ports, engine.runtime.clone());
         }
         self.reset_all(spare);
     }
@@ -141,25 +115,30 @@ impl Shared {
     }
 }
 
-/// Accepts on both ports until stopped or crashed.
+/// Accepts on every port until stopped or crashed.
 pub(crate) async fn serve(shared: Arc<Shared>, listening: Listening) {
-    let Listening { http, kv } = listening;
-    let https = accept(&http, |socket| {
-        shared.track(|id, control| conn::serve(Arc::clone(&shared), socket, id, control));
-    });
-    let kvs = accept(&kv, |socket| {
-        let _ = socket.set_nodelay(true);
-        let engine = shared.engine();
-        shared.track(|_, control| async move {
-            // The reader's departure and its refusal both show on its own side.
-            let _ = kv::serve(engine, FaultStream::new(socket, control)).await;
-        });
-    });
+    let Listening { http, kv, bootstrap, p2p, notify } = listening;
     tokio::select! {
-        () = https => {}
-        () = kvs => {}
+        () = accept(&http, |socket| http_conn(&shared, socket, Face::Engine)) => {}
+        () = accept(&bootstrap, |socket| http_conn(&shared, socket, Face::Bootstrap)) => {}
+        () = accept(&kv, |socket| kv_conn(&shared, socket, Door::Kv)) => {}
+        () = accept(&p2p, |socket| kv_conn(&shared, socket, Door::P2p)) => {}
+        () = accept(&notify, drop) => {}
         () = shared.stop.notified() => {}
     }
+}
+
+fn http_conn(shared: &Arc<Shared>, socket: TcpStream, face: Face) {
+    shared.track(|id, control| conn::serve(Arc::clone(shared), socket, Conn { id, control, face }));
+}
+
+fn kv_conn(shared: &Arc<Shared>, socket: TcpStream, door: Door) {
+    let _ = socket.set_nodelay(true);
+    let engine = shared.engine();
+    shared.track(|_, control| async move {
+        // The reader's departure and its refusal both show on its own side.
+        let _ = kv::serve(engine, door, FaultStream::new(socket, control)).await;
+    });
 }
 
 async fn accept(listener: &TcpListener, mut serve: impl FnMut(TcpStream)) {

@@ -88,6 +88,10 @@ pub struct Totals {
     pub releases_without_read: u64,
     /// Leases that ran out.
     pub expired: u64,
-    /// Requests whose client left before the end.
+    /// Requests whose client left before the end, or that were aborted.
     pub aborted: u64,
+    /// Prompts that this engine computed from their first token, with nothing received from anywhere. A decode
+    /// engine whose handoffs all work has none.
+    #[serde(default)]
+    pub computed_prompts: u64,
 }

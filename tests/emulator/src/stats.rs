@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::prompt::Share;
+
 /// A number that only grows.
 #[derive(Default)]
 pub(crate) struct Counter(AtomicU64);
@@ -118,6 +120,7 @@ pub(crate) struct Stats {
     pub(crate) prefix_hits: Counter,
     pub(crate) external_queries: Counter,
     pub(crate) external_hits: Counter,
+    pub(crate) computed_prompts: Counter,
     pub(crate) running: std::sync::Arc<Gauge>,
     pub(crate) waiting: std::sync::Arc<Gauge>,
     pub(crate) xfer_seconds: Histogram,
@@ -145,6 +148,7 @@ impl Default for Stats {
             prefix_hits: Counter::default(),
             external_queries: Counter::default(),
             external_hits: Counter::default(),
+            computed_prompts: Counter::default(),
             running: std::sync::Arc::default(),
             waiting: std::sync::Arc::default(),
             xfer_seconds: Histogram::new(SECONDS),
@@ -155,6 +159,20 @@ impl Default for Stats {
 }
 
 impl Stats {
+    /// Counts the tokens of one prompt by where their KV came from.
+    pub(crate) fn prompt(&self, tokens: usize, share: Share) {
+        let Share { received, known } = share;
+        self.prompt_tokens.add(tokens as u64);
+        self.prefix_queries.add(tokens as u64);
+        self.prefix_hits.add(known as u64);
+        if received > 0 {
+            self.external_queries.add(tokens as u64);
+            self.external_hits.add(received as u64);
+        } else {
+            self.computed_prompts.inc();
+        }
+    }
+
     /// Counts one finished pull.
     pub(crate) fn pulled(&self, bytes: u64, took: Duration) {
         self.pulls.inc();

@@ -7,7 +7,8 @@ use super::request::{Wanted, render, turns};
 use super::run::{Job, OpenAiUsage, Outcome, Tally, Usage};
 use super::sse::{DONE, Frames, data};
 use crate::error::ApiError;
-use crate::params::Handle;
+use crate::finish::Finish;
+use crate::handoff::HandedOut;
 use crate::tokens;
 
 pub(super) fn read(body: &Value) -> Result<Wanted, ApiError> {
@@ -31,7 +32,7 @@ pub(super) struct Whole<'a> {
     usage: OpenAiUsage,
     prompt_logprobs: Option<()>,
     prompt_token_ids: Option<Vec<u32>>,
-    kv_transfer_params: Option<&'a Handle>,
+    kv_transfer_params: Option<&'a HandedOut>,
 }
 
 #[derive(Serialize)]
@@ -65,7 +66,7 @@ pub(super) fn whole<'a>(job: &'a Job, outcome: &'a Outcome) -> Whole<'a> {
             reasoning: None,
         },
         logprobs: None,
-        finish_reason: "length",
+        finish_reason: outcome.tallies[0].finish.as_str(),
         stop_reason: None,
         token_ids: job.wanted.return_token_ids.then_some(tokens.as_slice()),
     };
@@ -144,6 +145,19 @@ impl Stream {
     }
 }
 
+impl Stream {
+    fn each_choice(&self, text: &str, finish: Option<Finish>, token_ids: Option<[u32; 1]>) -> String {
+        let mut frames = String::new();
+        for index in 0..self.choices {
+            let delta = Delta { role: None, content: text.to_owned() };
+            let finish_reason = finish.map(Finish::as_str);
+            let choice = ChunkChoice { index, delta, logprobs: None, finish_reason, token_ids };
+            frames.push_str(&data(&self.chunk(vec![choice])));
+        }
+        frames
+    }
+}
+
 impl Frames for Stream {
     fn open(&mut self, _index: usize, _usage: Usage) -> String {
         let mut frames = String::new();
@@ -157,18 +171,12 @@ impl Frames for Stream {
     }
 
     fn token(&mut self, _index: usize, token: u32, last: bool) -> String {
-        let mut frames = String::new();
-        for index in 0..self.choices {
-            let choice = ChunkChoice {
-                index,
-                delta: Delta { role: None, content: tokens::spell(token) },
-                logprobs: None,
-                finish_reason: last.then_some("length"),
-                token_ids: self.show_ids.then_some([token]),
-            };
-            frames.push_str(&data(&self.chunk(vec![choice])));
-        }
-        frames
+        let ids = self.show_ids.then_some([token]);
+        self.each_choice(&tokens::spell(token), last.then_some(Finish::Length), ids)
+    }
+
+    fn stop(&mut self, _index: usize, finish: Finish) -> String {
+        self.each_choice("", Some(finish), None)
     }
 
     fn close(&mut self, total: Usage, _tallies: &[Tally]) -> String {

@@ -7,7 +7,8 @@ use super::request::{Wanted, token_ids};
 use super::run::{Job, OpenAiUsage, Outcome, Tally, Usage};
 use super::sse::{DONE, Frames, data};
 use crate::error::ApiError;
-use crate::params::Handle;
+use crate::finish::Finish;
+use crate::handoff::HandedOut;
 use crate::tokens;
 
 pub(super) fn read(body: &Value) -> Result<Wanted, ApiError> {
@@ -44,7 +45,7 @@ pub(super) struct Whole<'a> {
     service_tier: Option<()>,
     system_fingerprint: Option<()>,
     usage: OpenAiUsage,
-    kv_transfer_params: Option<&'a Handle>,
+    kv_transfer_params: Option<&'a HandedOut>,
 }
 
 #[derive(Serialize)]
@@ -66,7 +67,7 @@ pub(super) fn whole<'a>(job: &'a Job, outcome: &'a Outcome) -> Whole<'a> {
             index,
             text: tokens::decode(&tally.tokens),
             logprobs: None,
-            finish_reason: "length",
+            finish_reason: tally.finish.as_str(),
             stop_reason: None,
             token_ids: job.wanted.return_token_ids.then_some(tally.tokens.as_slice()),
             prompt_logprobs: None,
@@ -129,6 +130,27 @@ impl Stream {
     }
 }
 
+impl Stream {
+    fn each_choice(&mut self, index: usize, token: Option<u32>, finish: Option<Finish>) -> String {
+        let show = self.wanted.return_token_ids;
+        let first = !std::mem::replace(&mut self.begun, true);
+        let mut frames = String::new();
+        for choice in self.wanted.choices(index) {
+            let choice = ChunkChoice {
+                index: choice,
+                text: token.map(tokens::spell).unwrap_or_default(),
+                logprobs: None,
+                finish_reason: finish.map(Finish::as_str),
+                stop_reason: None,
+                prompt_token_ids: (show && first).then(|| self.wanted.prompts[index].clone()),
+                token_ids: token.filter(|_| show).map(|token| [token]),
+            };
+            frames.push_str(&data(&self.chunk(vec![choice])));
+        }
+        frames
+    }
+}
+
 impl Frames for Stream {
     fn open(&mut self, _index: usize, _usage: Usage) -> String {
         self.begun = false;
@@ -136,22 +158,11 @@ impl Frames for Stream {
     }
 
     fn token(&mut self, index: usize, token: u32, last: bool) -> String {
-        let show = self.wanted.return_token_ids;
-        let first = !std::mem::replace(&mut self.begun, true);
-        let mut frames = String::new();
-        for choice in self.wanted.choices(index) {
-            let choice = ChunkChoice {
-                index: choice,
-                text: tokens::spell(token),
-                logprobs: None,
-                finish_reason: last.then_some("length"),
-                stop_reason: None,
-                prompt_token_ids: (show && first).then(|| self.wanted.prompts[index].clone()),
-                token_ids: show.then_some([token]),
-            };
-            frames.push_str(&data(&self.chunk(vec![choice])));
-        }
-        frames
+        self.each_choice(index, Some(token), last.then_some(Finish::Length))
+    }
+
+    fn stop(&mut self, index: usize, finish: Finish) -> String {
+        self.each_choice(index, None, Some(finish))
     }
 
     fn close(&mut self, total: Usage, _tallies: &[Tally]) -> String {

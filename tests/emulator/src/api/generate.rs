@@ -7,7 +7,8 @@ use super::request::{Wanted, token_ids};
 use super::run::{Job, OpenAiUsage, Outcome, Tally, Usage};
 use super::sse::{DONE, Frames, data};
 use crate::error::ApiError;
-use crate::params::Handle;
+use crate::finish::Finish;
+use crate::handoff::HandedOut;
 
 pub(super) fn read(body: &Value) -> Result<Wanted, ApiError> {
     let ids =
@@ -31,7 +32,7 @@ pub(super) struct Whole<'a> {
     usage: OpenAiUsage,
     prompt_logprobs: Option<()>,
     prompt_token_ids: Option<Vec<u32>>,
-    kv_transfer_params: Option<&'a Handle>,
+    kv_transfer_params: Option<&'a HandedOut>,
     output_mode: &'static str,
     choices: Vec<Choice<'a>>,
 }
@@ -46,13 +47,19 @@ struct Choice<'a> {
 }
 
 impl<'a> Choice<'a> {
-    fn new(index: usize, token_ids: &'a [u32], last: bool) -> Self {
-        Self { index, finish_reason: last.then_some("length"), stop_reason: None, token_ids, logprobs: None }
+    fn new(index: usize, token_ids: &'a [u32], finish: Option<Finish>) -> Self {
+        Self {
+            index,
+            finish_reason: finish.map(Finish::as_str),
+            stop_reason: None,
+            token_ids,
+            logprobs: None,
+        }
     }
 }
 
 pub(super) fn whole<'a>(job: &'a Job, outcome: &'a Outcome) -> Whole<'a> {
-    let tokens = &outcome.tallies[0].tokens;
+    let Tally { tokens, finish, .. } = &outcome.tallies[0];
     Whole {
         request_id: &job.id,
         model: &job.model,
@@ -62,7 +69,7 @@ pub(super) fn whole<'a>(job: &'a Job, outcome: &'a Outcome) -> Whole<'a> {
         prompt_token_ids: job.shown_prompt(0),
         kv_transfer_params: outcome.handle(),
         output_mode: "tokens",
-        choices: job.wanted.choices(0).map(|index| Choice::new(index, tokens, true)).collect(),
+        choices: job.wanted.choices(0).map(|index| Choice::new(index, tokens, Some(*finish))).collect(),
     }
 }
 
@@ -89,12 +96,8 @@ impl Stream {
     }
 }
 
-impl Frames for Stream {
-    fn open(&mut self, _index: usize, _usage: Usage) -> String {
-        String::new()
-    }
-
-    fn token(&mut self, index: usize, token: u32, last: bool) -> String {
+impl Stream {
+    fn each_choice(&mut self, index: usize, token_ids: &[u32], finish: Option<Finish>) -> String {
         let mut frames = String::new();
         for choice in self.wanted.choices(index) {
             frames.push_str(&data(&Chunk {
@@ -102,10 +105,24 @@ impl Frames for Stream {
                 usage: None,
                 prompt_token_ids: self.prompt_ids.take(),
                 output_mode: "tokens",
-                choices: vec![Choice::new(choice, &[token], last)],
+                choices: vec![Choice::new(choice, token_ids, finish)],
             }));
         }
         frames
+    }
+}
+
+impl Frames for Stream {
+    fn open(&mut self, _index: usize, _usage: Usage) -> String {
+        String::new()
+    }
+
+    fn token(&mut self, index: usize, token: u32, last: bool) -> String {
+        self.each_choice(index, &[token], last.then_some(Finish::Length))
+    }
+
+    fn stop(&mut self, index: usize, finish: Finish) -> String {
+        self.each_choice(index, &[], Some(finish))
     }
 
     fn close(&mut self, total: Usage, _tallies: &[Tally]) -> String {

@@ -7,7 +7,8 @@ use super::request::{Wanted, render, turns};
 use super::run::{Job, Outcome, Tally, Usage};
 use super::sse::{Frames, event};
 use crate::error::ApiError;
-use crate::params::Handle;
+use crate::finish::Finish;
+use crate::handoff::HandedOut;
 use crate::tokens;
 
 pub(super) fn read(body: &Value) -> Result<Wanted, ApiError> {
@@ -33,7 +34,7 @@ pub(super) struct Whole<'a> {
     stop_reason: &'static str,
     usage: MessagesUsage,
     #[serde(skip_serializing_if = "Option::is_none")]
-    kv_transfer_params: Option<&'a Handle>,
+    kv_transfer_params: Option<&'a HandedOut>,
 }
 
 #[derive(Serialize)]
@@ -70,7 +71,7 @@ pub(super) fn whole<'a>(job: &'a Job, outcome: &'a Outcome) -> Whole<'a> {
         role: "assistant",
         content: [Text { kind: "text", text: tokens::decode(&outcome.tallies[0].tokens) }],
         model: &job.model,
-        stop_reason: "max_tokens",
+        stop_reason: outcome.tallies[0].finish.anthropic(),
         usage: MessagesUsage::new(outcome.usage),
         kv_transfer_params: outcome.handle(),
     }
@@ -104,9 +105,15 @@ impl Frames for Stream {
         event("content_block_delta", &json!({"type": "content_block_delta", "index": 0, "delta": delta}))
     }
 
-    fn close(&mut self, total: Usage, _tallies: &[Tally]) -> String {
+    fn stop(&mut self, _index: usize, _finish: Finish) -> String {
+        // The closing events say why.
+        String::new()
+    }
+
+    fn close(&mut self, total: Usage, tallies: &[Tally]) -> String {
+        let reason = tallies.first().map(|tally| tally.finish).unwrap_or_default().anthropic();
         let delta = json!({"type": "message_delta",
-            "delta": {"stop_reason": "max_tokens", "stop_sequence": null}, "usage": MessagesUsage::new(total)});
+            "delta": {"stop_reason": reason, "stop_sequence": null}, "usage": MessagesUsage::new(total)});
         event("content_block_stop", &json!({"type": "content_block_stop", "index": 0}))
             + &event("message_delta", &delta)
             + &event("message_stop", &json!({"type": "message_stop"}))

@@ -1,13 +1,15 @@
-//! vLLM's generation routes over one engine.
+//! vLLM's generation routes, and sglang's own, over one engine.
 //!
 //! Each route has a file that reads its body and shapes its answer; this one runs what they have in common, in
 //! vLLM's order: parse (a bad body notifies nobody), claim the remote KV, check the model and the prompt (a
 //! rejection releases the claim), then generate.
 
+pub(crate) mod abort;
 mod chat;
 mod completions;
 mod generate;
 mod messages;
+mod native;
 mod request;
 mod responses;
 mod run;
@@ -20,12 +22,10 @@ use http::{HeaderMap, Response, StatusCode, header};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::claim::Claim;
 use crate::engine::Engine;
 use crate::error::ApiError;
+use crate::handoff::{Intent, Plan};
 use crate::http::body::{Body, full, json};
-use crate::params::KvIntent;
-use crate::sequence::Plan;
 use request::Wanted;
 use run::{Job, Outcome};
 use sse::Frames;
@@ -38,6 +38,7 @@ pub(crate) enum Route {
     Messages,
     Responses,
     Generate,
+    Native,
 }
 
 impl Route {
@@ -49,6 +50,7 @@ impl Route {
             "/v1/messages" => Self::Messages,
             "/v1/responses" => Self::Responses,
             "/inference/v1/generate" => Self::Generate,
+            "/generate" => Self::Native,
             _ => return None,
         })
     }
@@ -60,11 +62,13 @@ impl Route {
             Self::Messages => messages::read(body),
             Self::Responses => responses::read(body),
             Self::Generate => generate::read(body),
+            Self::Native => native::read(body),
         }
     }
 
     fn id_prefix(self) -> &'static str {
         match self {
+            Self::Native => "",
             Self::Chat | Self::Messages => "chatcmpl-",
             Self::Completions => "cmpl-",
             Self::Responses => "resp_",
@@ -88,6 +92,7 @@ impl Route {
             Self::Messages => json(StatusCode::OK, &messages::whole(job, outcome)),
             Self::Responses => json(StatusCode::OK, &responses::whole(job, outcome)),
             Self::Generate => json(StatusCode::OK, &generate::whole(job, outcome)),
+            Self::Native => json(StatusCode::OK, &native::whole(job, outcome)),
         }
     }
 
@@ -98,6 +103,7 @@ impl Route {
             Self::Messages => Box::new(messages::Stream::new(job)),
             Self::Responses => Box::new(responses::Stream::new(job)),
             Self::Generate => Box::new(generate::Stream::new(job)),
+            Self::Native => Box::new(native::Stream::new(job)),
         }
     }
 }
@@ -132,9 +138,9 @@ fn prepare(
         return Err(ApiError::schema("Input should be a valid dictionary or object to extract fields from"));
     }
     let mut wanted = route.read(&body)?;
-    let intent = KvIntent::read(body.get("kv_transfer_params"));
+    let intent = Intent::read(engine, headers, &body);
     // One claim even without a prompt: that is a rejection like any other.
-    let plans = |prompts: usize| (0..prompts.max(1)).map(|_| plan(engine, &intent)).collect();
+    let plans = |prompts: usize| (0..prompts.max(1)).map(|index| intent.plan(engine, index)).collect();
     let prompts = wanted.prompts.len();
     let plans = if route.releases_on_rejection() {
         // The claims are armed first: if the checks fail, their drop is the release.
@@ -145,17 +151,15 @@ fn prepare(
         request::check(engine, &mut wanted)?;
         plans(prompts)
     };
-    let id = format!("{}{}", route.id_prefix(), request_id(headers));
-    Ok((Job::new(id, engine.config().model.clone(), wanted), plans))
-}
-
-fn plan(engine: &Engine, intent: &KvIntent) -> Plan {
-    match intent {
-        KvIntent::Local => Plan::Local,
-        KvIntent::Prefill => Plan::Prefill,
-        KvIntent::Pull(remote) => Plan::Pull(Claim::new(remote.clone(), engine.runtime.clone())),
-        KvIntent::Unusable(field) => Plan::Unusable(field),
+    if intent.one_token {
+        wanted.max_tokens = 1;
     }
+    let rid = body.get("rid").and_then(Value::as_str).map(str::to_owned);
+    let id = match (&rid, route) {
+        (Some(rid), Route::Native) => rid.clone(),
+        _ => format!("{}{}", route.id_prefix(), request_id(headers)),
+    };
+    Ok((Job::new(id, rid, engine.config().model.clone(), wanted), plans))
 }
 
 /// vLLM insists on JSON; a request without the header is let through, for hand-written tests.

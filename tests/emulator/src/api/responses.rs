@@ -7,7 +7,8 @@ use super::request::{Wanted, render, turns};
 use super::run::{Job, Outcome, Tally, Usage};
 use super::sse::{Frames, event};
 use crate::error::ApiError;
-use crate::params::Handle;
+use crate::finish::Finish;
+use crate::handoff::HandedOut;
 use crate::tokens;
 
 pub(super) fn read(body: &Value) -> Result<Wanted, ApiError> {
@@ -44,7 +45,7 @@ pub(super) struct Whole<'a> {
     status: &'static str,
     truncation: &'static str,
     usage: Option<ResponsesUsage>,
-    kv_transfer_params: Option<&'a Handle>,
+    kv_transfer_params: Option<&'a HandedOut>,
 }
 
 #[derive(Serialize)]
@@ -84,7 +85,7 @@ pub(super) fn whole<'a>(job: &'a Job, outcome: &'a Outcome) -> Whole<'a> {
         usage: Some(ResponsesUsage::new(outcome.usage)),
         kv_transfer_params: outcome.handle(),
         status: "incomplete",
-        incomplete_details: Some(json!({"reason": "max_output_tokens"})),
+        incomplete_details: Some(json!({"reason": outcome.tallies[0].finish.responses()})),
         output: vec![item],
         ..begun(&job.id, job.created, &job.model, job.wanted.limit())
     }
@@ -172,6 +173,10 @@ impl Frames for Stream {
         delta["delta"] = tokens::spell(token).into();
         delta["logprobs"] = json!([]);
         self.event("response.output_text.delta", delta)
+    }
+
+    fn stop(&mut self, _index: usize, _finish: Finish) -> String {
+        String::new()
     }
 
     fn close(&mut self, total: Usage, tallies: &[Tally]) -> String {

@@ -11,21 +11,35 @@ use super::request::Wanted;
 use super::sse::Frames;
 use crate::engine::Engine;
 use crate::error::ApiError;
+use crate::finish::Finish;
+use crate::handoff::{HandedOut, Plan};
 use crate::http::body::{Body, produced};
-use crate::params::Handle;
-use crate::sequence::{Plan, Sequence};
+use crate::sequence::Sequence;
 
 /// A request that passed all checks.
 pub(crate) struct Job {
     pub(crate) id: String,
+    /// A name of the client's own by which it may abort the request.
+    pub(crate) rid: Option<String>,
     pub(crate) model: String,
     pub(crate) created: u64,
     pub(crate) wanted: Wanted,
 }
 
 impl Job {
-    pub(crate) fn new(id: String, model: String, wanted: Wanted) -> Self {
-        Self { id, model, created: now(), wanted }
+    pub(crate) fn new(id: String, rid: Option<String>, model: String, wanted: Wanted) -> Self {
+        Self { id, rid, model, created: now(), wanted }
+    }
+
+    /// The id of the prompt at `index`, as the engine has it.
+    fn prompt_id(&self, index: usize) -> String {
+        format!("{}-{index}", self.id)
+    }
+
+    /// Every name that aborts this request.
+    fn names(&self) -> Vec<String> {
+        let prompts = (0..self.wanted.prompts.len()).map(|index| self.prompt_id(index));
+        prompts.chain([self.id.clone()]).chain(self.rid.clone()).collect()
     }
 
     /// The prompt's ids, if the request asked to see them.
@@ -69,9 +83,11 @@ struct PromptDetails {
 }
 
 /// The output of one prompt.
+#[derive(Default)]
 pub(crate) struct Tally {
     pub(crate) tokens: Vec<u32>,
-    pub(crate) handle: Option<Handle>,
+    pub(crate) handle: Option<HandedOut>,
+    pub(crate) finish: Finish,
 }
 
 /// The output of a whole request.
@@ -82,7 +98,7 @@ pub(crate) struct Outcome {
 
 impl Outcome {
     /// The handle in the answer: the first prompt's, as vLLM has it.
-    pub(crate) fn handle(&self) -> Option<&Handle> {
+    pub(crate) fn handle(&self) -> Option<&HandedOut> {
         self.tallies.first().and_then(|tally| tally.handle.as_ref())
     }
 }
@@ -116,6 +132,7 @@ pub(crate) fn into_frames(
 trait Sink {
     fn open(&mut self, index: usize, usage: Usage) -> impl Future<Output = ()> + Send;
     fn token(&mut self, index: usize, token: u32, last: bool) -> impl Future<Output = ()> + Send;
+    fn stop(&mut self, index: usize, finish: Finish) -> impl Future<Output = ()> + Send;
 }
 
 /// Nowhere: the whole answer is made from the tallies.
@@ -124,6 +141,7 @@ struct Collect;
 impl Sink for Collect {
     async fn open(&mut self, _index: usize, _usage: Usage) {}
     async fn token(&mut self, _index: usize, _token: u32, _last: bool) {}
+    async fn stop(&mut self, _index: usize, _finish: Finish) {}
 }
 
 /// Into the body, as frames.
@@ -149,31 +167,61 @@ impl Sink for Push<'_> {
         let frames = self.frames.token(index, token, last);
         push(self.sender, frames).await;
     }
+
+    async fn stop(&mut self, index: usize, finish: Finish) {
+        let frames = self.frames.stop(index, finish);
+        push(self.sender, frames).await;
+    }
 }
 
-/// One prompt after the other.
+/// Runs until the last token or until somebody aborts the request; then what was made so far is the answer.
 async fn generate(
     engine: &Arc<Engine>,
     job: &Job,
     plans: Vec<Plan>,
     sink: &mut impl Sink,
 ) -> Result<Outcome, ApiError> {
-    let limit = job.wanted.limit();
     let mut outcome = Outcome { tallies: Vec::new(), usage: Usage::default() };
-    for (index, (prompt, plan)) in job.wanted.prompts.iter().zip(plans).enumerate() {
-        let id = format!("{}-{index}", job.id);
-        let mut sequence = Sequence::start(engine, id, prompt, limit, plan).await?;
-        let usage = Usage { prompt: prompt.len(), completion: 0, cached: sequence.cached_tokens };
-        sink.open(index, usage).await;
-        let mut tokens = Vec::with_capacity(limit.min(1024));
-        while let Some(token) = sequence.next().await {
-            tokens.push(token);
-            sink.token(index, token, tokens.len() == limit).await;
+    let abortable = engine.aborts.enter(job.names());
+    let done = tokio::select! {
+        done = each_prompt(engine, job, plans, sink, &mut outcome) => Some(done?),
+        () = abortable.asked() => None,
+    };
+    if done.is_none() {
+        if outcome.tallies.is_empty() {
+            outcome.tallies.push(Tally::default());
         }
-        outcome.usage.prompt += usage.prompt;
-        outcome.usage.completion += tokens.len() * job.wanted.choices(index).len();
-        outcome.usage.cached += usage.cached;
-        outcome.tallies.push(Tally { tokens, handle: sequence.finish() });
+        let last = outcome.tallies.len() - 1;
+        outcome.tallies[last].finish = Finish::Abort;
+        sink.stop(last, Finish::Abort).await;
     }
     Ok(outcome)
+}
+
+/// One prompt after the other.
+async fn each_prompt(
+    engine: &Arc<Engine>,
+    job: &Job,
+    plans: Vec<Plan>,
+    sink: &mut impl Sink,
+    outcome: &mut Outcome,
+) -> Result<(), ApiError> {
+    let limit = job.wanted.limit();
+    for (index, (prompt, plan)) in job.wanted.prompts.iter().zip(plans).enumerate() {
+        let mut sequence = Sequence::start(engine, job.prompt_id(index), prompt, limit, plan).await?;
+        let usage = Usage { prompt: prompt.len(), completion: 0, cached: sequence.cached_tokens };
+        outcome.usage.prompt += usage.prompt;
+        outcome.usage.cached += usage.cached;
+        outcome.tallies.push(Tally::default());
+        sink.open(index, usage).await;
+        while let Some(token) = sequence.next().await {
+            outcome.usage.completion += job.wanted.choices(index).len();
+            let tokens = &mut outcome.tallies[index].tokens;
+            tokens.push(token);
+            let last = tokens.len() == limit;
+            sink.token(index, token, last).await;
+        }
+        outcome.tallies[index].handle = sequence.finish()?;
+    }
+    Ok(())
 }

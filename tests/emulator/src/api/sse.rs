@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::run::{Tally, Usage};
 use crate::error::ApiError;
+use crate::finish::Finish;
 
 /// The end marker of the `OpenAI` streams.
 pub(crate) const DONE: &str = "data: [DONE]\n\n";
@@ -14,6 +15,8 @@ pub(crate) trait Frames: Send {
     fn open(&mut self, index: usize, usage: Usage) -> String;
     /// One more token of the prompt at `index`; `last` on its final one.
     fn token(&mut self, index: usize, token: u32, last: bool) -> String;
+    /// The prompt at `index` ended before its last token.
+    fn stop(&mut self, index: usize, finish: Finish) -> String;
     /// Everything was generated.
     fn close(&mut self, total: Usage, tallies: &[Tally]) -> String;
     /// The request failed after the answer had begun.

@@ -27,18 +27,28 @@ impl fmt::Display for Gone {
 
 impl std::error::Error for Gone {}
 
+/// Which of its HTTP servers an emulator shows on a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Face {
+    /// The engine's API.
+    Engine,
+    /// The bootstrap server beside it.
+    Bootstrap,
+}
+
 /// Which connection a request came on.
 pub(crate) struct Conn {
     pub(crate) id: u64,
     pub(crate) control: Arc<ConnControl>,
+    pub(crate) face: Face,
 }
 
 /// Serves a connection until either side ends it.
-pub(crate) async fn serve(shared: Arc<Shared>, socket: TcpStream, id: u64, control: Arc<ConnControl>) {
+pub(crate) async fn serve(shared: Arc<Shared>, socket: TcpStream, conn: Conn) {
     // Without it, small frames of a stream would wait for each other.
     let _ = socket.set_nodelay(true);
-    let stream = FaultStream::new(socket, Arc::clone(&control));
-    let conn = Arc::new(Conn { id, control });
+    let stream = FaultStream::new(socket, Arc::clone(&conn.control));
+    let conn = Arc::new(conn);
     let service = service_fn(move |request| route::handle(Arc::clone(&shared), Arc::clone(&conn), request));
     // An error here is the client's departure or a fault that was asked for; both show elsewhere.
     let _ = http1::Builder::new()

@@ -10,11 +10,12 @@ use hyper::body::Incoming;
 use serde_json::json as value;
 
 use super::body::{Body, json};
-use super::conn::{Conn, Gone};
+use super::conn::{Conn, Face, Gone};
 use super::seen::SeenRequest;
 use super::{control, misbehave};
-use crate::api::{self, Route};
+use crate::api::{self, Route, abort};
 use crate::error::ApiError;
+use crate::handoff::bootstrap;
 use crate::metrics;
 use crate::server::Shared;
 
@@ -29,7 +30,7 @@ pub(crate) async fn handle(
     conn: Arc<Conn>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Gone> {
-    if control::owns(request.uri().path()) {
+    if conn.face == Face::Engine && control::owns(request.uri().path()) {
         Ok(tagged(&shared, control::handle(&shared, &conn, request).await?))
     } else {
         serve(&shared, &conn, request).await
@@ -60,9 +61,17 @@ async fn serve(
     let faults = shared.settings.faults.take_for(parts.uri.path());
     let response = match misbehave::before(shared, conn, &faults).await? {
         Some(instead) => instead,
+        None if conn.face == Face::Bootstrap => ask_bootstrap(shared, &parts),
         None => dispatch(shared, &parts, &body).await,
     };
     misbehave::after(conn, &faults, &parts.headers, tagged(shared, response)).await
+}
+
+fn ask_bootstrap(shared: &Shared, parts: &Parts) -> Response<Body> {
+    if parts.method != Method::GET {
+        return api::error(&ApiError::status(StatusCode::METHOD_NOT_ALLOWED));
+    }
+    bootstrap::answer(&shared.engine(), parts.uri.path())
 }
 
 async fn dispatch(shared: &Shared, parts: &Parts, body: &Bytes) -> Response<Body> {
@@ -76,6 +85,9 @@ async fn dispatch(shared: &Shared, parts: &Parts, body: &Bytes) -> Response<Body
             return api::error(&ApiError::status(StatusCode::METHOD_NOT_ALLOWED));
         }
         return api::serve(&engine, route, &parts.headers, body).await;
+    }
+    if let Some(route) = abort::Route::of(path).filter(|_| parts.method == Method::POST) {
+        return abort::serve(&engine, route, body);
     }
     let reads = matches!(parts.method, Method::GET | Method::HEAD);
     match path {

@@ -4,5 +4,7 @@
 //! to a read is one such message followed by the raw blocks.
 
 pub(crate) mod client;
+pub(crate) mod line;
+pub(crate) mod send;
 pub(crate) mod server;
-mod wire;
+pub(crate) mod wire;

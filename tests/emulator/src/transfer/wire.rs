@@ -9,6 +9,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use crate::handoff::table::Space;
+
 /// Longest message in bytes: a read of two million block ids, far above any prompt that fits a pool.
 const MAX_MESSAGE: usize = 16 * 1024 * 1024;
 
@@ -30,14 +32,18 @@ pub(crate) enum What {
     Release,
     /// The blocks are still wanted.
     Heartbeat,
+    /// Send the first `blocks` blocks of what is, or will be, on offer under this name; none ends the offer.
+    Meet { space: Space, blocks: usize },
+    /// Send the longest cached run of these prompt blocks, by their names.
+    Cached { names: Vec<u64> },
 }
 
 /// The answer to an [`Ask`].
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Answer {
-    /// Done; for a read, this many bytes per block follow for each block asked.
-    Granted { block_bytes: usize },
+    /// Done; for a read, that many blocks of that many bytes follow.
+    Granted { block_bytes: usize, blocks: usize },
     /// Not done, and why.
     Refused { reason: String },
 }

@@ -13,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use kvferry_emulator::{Config, Emulator};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 
 /// Longest a test waits for something that must happen.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -139,14 +140,22 @@ pub(crate) fn output(answer: &Answer) -> String {
     let text = answer.text();
     let payloads =
         text.lines().filter_map(|line| line.strip_prefix("data: ")).filter(|data| *data != "[DONE]");
-    payloads
-        .map(|data| serde_json::from_str::<Value>(data).unwrap())
+    let events: Vec<Value> = payloads.map(|data| serde_json::from_str(data).unwrap()).collect();
+    if let Some(last) = events.last().filter(|event| event.get("output_ids").is_some()) {
+        // Each frame of this route repeats what came before.
+        return piece(last);
+    }
+    events
+        .into_iter()
         .filter(|event| event.get("type").is_none_or(|kind| kind.as_str().unwrap().contains("delta")))
         .map(|event| piece(&event))
         .collect()
 }
 
 fn piece(value: &Value) -> String {
+    if let Some(ids) = value.pointer("/output_ids").and_then(Value::as_array) {
+        return ids.iter().flat_map(|id| [id.to_string(), " ".into()]).collect();
+    }
     let places = [
         "/choices/0/message/content",
         "/choices/0/delta/content",
@@ -161,4 +170,27 @@ fn piece(value: &Value) -> String {
     }
     let ids = value.pointer("/choices/0/token_ids").and_then(Value::as_array);
     ids.into_iter().flatten().flat_map(|id| [id.to_string(), " ".into()]).collect()
+}
+
+/// A request in flight.
+pub(crate) struct Leg(JoinHandle<Answer>);
+
+impl Leg {
+    pub(crate) fn send(addr: SocketAddr, path: &str, body: &Value) -> Self {
+        let request = request(Method::POST, path, body.to_string());
+        Self(tokio::spawn(async move { send(addr, request).await.unwrap() }))
+    }
+
+    pub(crate) fn answered(&self) -> bool {
+        self.0.is_finished()
+    }
+
+    pub(crate) async fn answer(self) -> Answer {
+        tokio::time::timeout(PATIENCE, self.0).await.expect("an answer in time").unwrap()
+    }
+
+    /// Drops its connection.
+    pub(crate) fn leave(self) {
+        self.0.abort();
+    }
 }

@@ -1,0 +1,133 @@
+//! Where the KV of a request's prompt comes from, and what becomes of it.
+//!
+//! Each protocol has a file that reads its fields and says a [`Origin`] (this leg receives) or a [`Fate`]
+//! (this leg computes for another). The fields are all that selects a protocol, unless the engine is configured
+//! for one ([`crate::Config::connector`]). A request that asks for remote KV in a way that cannot work ends in
+//! an error; none falls back to computing by itself.
+
+pub(crate) mod bootstrap;
+pub(crate) mod meet;
+mod nixl;
+mod sglang;
+mod sink;
+mod source;
+pub(crate) mod table;
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+use serde_json::Value;
+
+use crate::claim::Claim;
+use crate::config::Connector;
+use crate::engine::Engine;
+use crate::params::RemoteKv;
+use meet::{MeetClaim, Meeting};
+pub(crate) use sink::{Finished, HandedOut, Sink};
+pub(crate) use source::Source;
+
+/// Where a prompt's KV comes from, as the request says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// This engine computes it.
+    Compute,
+    /// Another engine holds it under a lease.
+    Leased(RemoteKv),
+    /// Another engine has it, or will have it, on offer.
+    Meeting(Meeting),
+    /// The request asks for remote KV in a way that cannot work, for this reason.
+    Unusable(String),
+}
+
+/// What becomes of a prompt's KV, as the request says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It is freed with the request.
+    Free,
+    /// It is leased, and the answer carries the handle.
+    Lease,
+    /// It is offered in this room, and the answer waits until it was fetched.
+    Room(String),
+}
+
+/// What a request wants done with the KV of its prompts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Intent {
+    /// Whose fields these are; `None` for a request like any other.
+    pub(crate) connector: Option<Connector>,
+    pub(crate) origin: Origin,
+    pub(crate) fate: Fate,
+    /// Whether one token ends the answer, whatever the request's limits.
+    pub(crate) one_token: bool,
+}
+
+impl Intent {
+    /// A request that has nothing to do with another engine.
+    fn local() -> Self {
+        Self { connector: None, origin: Origin::Compute, fate: Fate::Free, one_token: false }
+    }
+
+    /// A leg that receives.
+    fn receive(connector: Connector, origin: Origin) -> Self {
+        Self { connector: Some(connector), origin, ..Self::local() }
+    }
+
+    /// A leg that computes for another engine.
+    fn hand_out(connector: Connector, fate: Fate) -> Self {
+        Self { connector: Some(connector), fate, ..Self::local() }
+    }
+
+    /// A leg that cannot be served.
+    fn unusable(connector: Connector, reason: impl Into<String>) -> Self {
+        Self::receive(connector, Origin::Unusable(reason.into()))
+    }
+
+    /// A leg that lacks a field.
+    fn lacks(connector: Connector, field: &str) -> Self {
+        Self::unusable(connector, format!("the request has no usable {field}"))
+    }
+
+    /// Reads a body's handoff fields.
+    pub(crate) fn read(engine: &Engine, _headers: &HeaderMap, body: &Value) -> Self {
+        let params = body.get("kv_transfer_params").filter(|params| params.is_object());
+        let intent =
+            sglang::read(engine, body).or_else(|| params.and_then(nixl::read)).unwrap_or_else(Self::local);
+        intent.checked(engine)
+    }
+
+    /// An engine that is configured for one protocol takes no other for a request without any.
+    fn checked(self, engine: &Engine) -> Self {
+        match (engine.config().connector, self.connector) {
+            (Some(ours), Some(theirs)) if ours != theirs => {
+                let reason = format!("this engine speaks {ours}, the request {theirs}");
+                Self::unusable(theirs, reason)
+            }
+            (Some(Connector::Sglang), None) => {
+                Self::unusable(Connector::Sglang, "the request has no bootstrap_room")
+            }
+            _ => self,
+        }
+    }
+
+    /// Arms the plan for the prompt at `index`.
+    pub(crate) fn plan(&self, engine: &Arc<Engine>, index: usize) -> Plan {
+        let source = match &self.origin {
+            Origin::Compute => Source::Compute,
+            Origin::Leased(remote) => Source::Leased(Claim::new(remote.clone(), engine.runtime.clone())),
+            Origin::Meeting(meeting) => Source::Meeting(MeetClaim::new(meeting.at(index), engine)),
+            Origin::Unusable(reason) => Source::Unusable(reason.clone()),
+        };
+        let sink = match &self.fate {
+            Fate::Free => Sink::Free,
+            Fate::Lease => Sink::Lease,
+            Fate::Room(room) => Sink::Room(meet::numbered(room, index)),
+        };
+        Plan { source, sink }
+    }
+}
+
+/// What happens to the KV of one prompt, with the duties that come with it.
+pub(crate) struct Plan {
+    pub(crate) source: Source,
+    pub(crate) sink: Sink,
+}
