@@ -137,9 +137,8 @@ async fn intercept(
     }
     strip_hop_by_hop(&mut head.headers, false);
     let id = ensure_request_id(&mut head.headers);
-    let asked = Asked { api, intake, id, kv_source: None, port: rank.port };
-    let headers = head.headers;
-    Ok(Next::Handoff(Box::new(LegRequest { asked, targets, path_and_query, headers, interim, rank })))
+    let asked = Asked { api, intake, headers: head.headers, id, kv_source: None, port: rank.port };
+    Ok(Next::Handoff(Box::new(LegRequest { asked, targets, path_and_query, interim, rank })))
 }
 
 /// To the decode engine, unread.

@@ -133,9 +133,23 @@ pub trait Attempt: std::fmt::Debug + Send + Sync {
     /// The decode leg after prefill.
     fn decode(&self, asked: &Asked) -> Outgoing;
 
+    /// Who wants to see the decode answer on its way to the client.
+    fn observer(&self, _asked: &Asked) -> Option<Box<dyn Observer>> {
+        None
+    }
+
     /// The release move. It must be harmless if the KV was read or released before, and must never make the decode
     /// engine read KV. `None`: this connector's KV is a cache that needs no release.
     fn release(&self) -> Option<ReleaseRequest>;
+}
+
+/// Sees a successful decode answer on its way to the client, without delaying or changing it.
+pub trait Observer: Send {
+    /// More of the answer's body, plain.
+    fn data(&mut self, data: &[u8]);
+
+    /// The answer is complete. Not called for one that broke off.
+    fn end(self: Box<Self>);
 }
 
 /// What connectors are made from: the operator's flags, under their names.

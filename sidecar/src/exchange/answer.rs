@@ -14,7 +14,7 @@ use tokio::time::Sleep;
 
 use super::inflate::{Inflater, is_gzip, now_plain};
 use super::run::Run;
-use crate::connector::UsageEdit;
+use crate::connector::{Observer, UsageEdit};
 use crate::record::Record;
 use crate::upstream::Lease;
 
@@ -45,6 +45,10 @@ impl WholeBody {
     pub(super) fn new(data: Bytes, trailers: Option<HeaderMap>) -> Self {
         Self { data, trailers }
     }
+
+    pub(super) fn data(&self) -> &Bytes {
+        &self.data
+    }
 }
 
 impl AnswerBody {
@@ -64,7 +68,7 @@ impl AnswerBody {
     }
 
     /// A successful decode answer; `headers` are corrected for what is done to it.
-    pub(super) fn streamed(headers: &mut HeaderMap, body: Incoming, lease: Lease, run: Run) -> Self {
+    pub(super) fn streamed(headers: &mut HeaderMap, body: Incoming, lease: Lease, mut run: Run) -> Self {
         let sse = headers
             .get(CONTENT_TYPE)
             .is_some_and(|kind| memchr::memmem::find(kind.as_bytes(), b"text/event-stream").is_some());
@@ -73,7 +77,8 @@ impl AnswerBody {
             .filter(|_| sse)
             .map(|edit| Rewrite { sse: SseRewriter::new(UsageEdit::needle()), edit });
         let mut inflater = None;
-        if rewrite.is_some() {
+        let observer = run.observer();
+        if rewrite.is_some() || observer.is_some() {
             if is_gzip(headers) {
                 now_plain(headers);
                 inflater = Some(Inflater::new());
@@ -87,6 +92,7 @@ impl AnswerBody {
             run,
             sse,
             rewrite,
+            observer,
             inflater,
             timer,
             last: None,
@@ -148,6 +154,7 @@ struct Streamed {
     run: Run,
     sse: bool,
     rewrite: Option<Rewrite>,
+    observer: Option<Box<dyn Observer>>,
     inflater: Option<Inflater>,
     /// When a limit passes: the whole request's, or how long the engine may send nothing.
     timer: Option<Pin<Box<Sleep>>>,
@@ -267,8 +274,15 @@ impl Streamed {
         if self.run.stage() == Stage::Decoding {
             self.first_data(&data);
         }
-        self.run.record.sent(data.len());
+        self.passed_on(&data);
         Some(data)
+    }
+
+    fn passed_on(&mut self, data: &[u8]) {
+        if let Some(observer) = &mut self.observer {
+            observer.data(data);
+        }
+        self.run.record.sent(data.len());
     }
 
     /// The engine's answer is complete. Returns the next frame, if any; trailers come after it.
@@ -287,10 +301,15 @@ impl Streamed {
         if let Some(lease) = self.lease.take() {
             lease.recycle();
         }
+        if !held.is_empty() {
+            self.passed_on(&held);
+        }
+        if let Some(observer) = self.observer.take() {
+            observer.end();
+        }
         if held.is_empty() {
             return trailers;
         }
-        self.run.record.sent(held.len());
         self.last = trailers;
         Some(Frame::data(held))
     }
@@ -343,7 +362,9 @@ impl Body for AnswerBody {
             }
             Kind::Plain(plain) => plain.body.size_hint(),
             // Without an edit every byte goes through, so what the engine announced still holds.
-            Kind::Streamed(streamed) if streamed.rewrite.is_none() => streamed.body.size_hint(),
+            Kind::Streamed(streamed) if streamed.rewrite.is_none() && streamed.inflater.is_none() => {
+                streamed.body.size_hint()
+            }
             Kind::Full { .. } | Kind::Streamed(_) => SizeHint::default(),
         }
     }

@@ -32,8 +32,6 @@ pub struct LegRequest {
     pub targets: Vec<Arc<Endpoint>>,
     /// Clean path, and the client's query.
     pub path_and_query: PathAndQuery,
-    /// The client's headers, cleaned (see `request::headers`).
-    pub headers: HeaderMap,
     /// Where 1xx answers of the decode engine go.
     pub interim: Option<Interim>,
     /// Which of this pod's engines decodes.
@@ -43,7 +41,7 @@ pub struct LegRequest {
 impl LegRequest {
     /// The leg under the client's headers. Cheap to repeat: body and headers are shared.
     fn to(&self, leg: &Outgoing) -> Request<LegBody> {
-        let mut headers = self.headers.clone();
+        let mut headers = self.asked.headers.clone();
         headers.insert(CONTENT_LENGTH, HeaderValue::from(leg.body.len()));
         headers.remove(EXPECT);
         // Both answers are read here.

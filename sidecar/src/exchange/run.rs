@@ -14,7 +14,7 @@ use kvferry_handoff::{Again, Cause, Command, Commands, Decode, Event, Handoff, L
 use super::answer::WholeBody;
 use super::legs::{DecodeEnd, LegRequest, PrefillEnd, after_refusal, ask, decode, prefill, release};
 use super::tasks::{TaskEnd, Tasks};
-use crate::connector::{Accepted, Attempt, Outgoing, UsageEdit};
+use crate::connector::{Accepted, Attempt, Observer, Outgoing, UsageEdit};
 use crate::error::{Broken, Error};
 use crate::record::Record;
 use crate::request::headers::unshared;
@@ -56,6 +56,8 @@ struct State {
     sent_at: Instant,
     /// The number to put into the answer's usage.
     cached_tokens: Option<u64>,
+    /// Who wants to see the decode answer on its way.
+    observer: Option<Box<dyn Observer>>,
     /// What the legs brought for the client.
     from_prefill: Option<Brought>,
     from_decode: Option<Brought>,
@@ -88,10 +90,11 @@ impl Run {
             attempt: None,
             sent_at: Instant::now(),
             cached_tokens: None,
+            observer: None,
             from_prefill: None,
             from_decode: None,
             id: Some(id),
-            authorization: request.headers.get(http::header::AUTHORIZATION).map(unshared),
+            authorization: request.asked.headers.get(http::header::AUTHORIZATION).map(unshared),
             target,
             decoder: Arc::clone(&request.rank.decoder),
             request: Some(Arc::new(request)),
@@ -135,6 +138,11 @@ impl Run {
     pub(super) fn wake_at(&self) -> Option<Instant> {
         let state = self.state.as_ref()?;
         state.core.wake_at().map(|time| state.worker.instant(time))
+    }
+
+    /// Who wants to see the answer on its way.
+    pub(super) fn observer(&mut self) -> Option<Box<dyn Observer>> {
+        self.state.as_mut()?.observer.take()
     }
 
     /// What to put into the answer's usage.
@@ -349,7 +357,11 @@ impl State {
             }
             Command::AnswerDecode => {
                 reply = self.from_decode.take().map(|brought| brought.reply("decode_refused"));
-                if let Some(Reply::Whole(..)) = reply {
+                if let Some(Reply::Whole(_, body)) = &reply {
+                    if let Some(mut observer) = self.observer.take() {
+                        observer.data(body.data());
+                        observer.end();
+                    }
                     self.answered_whole();
                 }
             }
@@ -403,6 +415,9 @@ impl State {
                 alone.unwrap_or_else(|| asked.intake.body.clone().into())
             }
         };
+        if how != Decode::Alone {
+            self.observer = self.attempt().observer(asked);
+        }
         let usage = self.cached_tokens.and_then(|cached| UsageEdit::new(asked.api, cached));
         record.decode_sent = Some(Instant::now());
         let upstream = self.worker.upstream.clone();
@@ -428,6 +443,7 @@ impl State {
             attempt: self.attempt.take(),
             sent_at: self.sent_at,
             cached_tokens: None,
+            observer: None,
             from_prefill: None,
             from_decode: None,
             id: self.id.clone(),

@@ -1,6 +1,6 @@
 //! What a client asks for, as connectors see it.
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue};
 use kvferry_contract::Endpoint;
 use kvferry_splice::Edits;
 
@@ -15,6 +15,8 @@ pub struct Asked {
     pub api: Api,
     /// The client's body.
     pub intake: Intake,
+    /// The client's headers, cleaned (see `request::headers`): what both legs carry.
+    pub headers: HeaderMap,
     /// The id that both legs carry.
     pub id: HeaderValue,
     /// Another engine whose cache may hold a part of the prompt.
