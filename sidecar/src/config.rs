@@ -13,7 +13,7 @@ use tracing::level_filters::LevelFilter;
 
 use crate::connector;
 use crate::failover::{Failover, Policy, Rules};
-use crate::worker::{Rank, Settings};
+use crate::worker::{LegsTls, Rank, Settings};
 
 /// Decode engine's port unless set.
 const MODEL_SERVER_PORT: u16 = 8200;
@@ -256,6 +256,8 @@ impl Config {
                 .ok()
                 .filter(|max| *max > 0)
                 .unwrap_or(1024),
+            listener_tls: None,
+            leg_tls: LegsTls::default(),
         };
         Ok(Checked { port, workers, shutdown_timeout: self.shutdown_timeout, settings, warnings })
     }

@@ -50,6 +50,8 @@ pub enum Broken {
     ConnectTimeout,
     /// The connection could not be made for another reason.
     Connect(String),
+    /// No TLS connection came about. Says why and what to do.
+    Tls(String),
     /// The connection was closed or reset before the answer was complete.
     Closed,
     /// What came is not HTTP.
@@ -65,6 +67,7 @@ impl fmt::Display for Broken {
             Self::Refused => f.write_str("connection refused"),
             Self::ConnectTimeout => f.write_str("no connection within the connect timeout"),
             Self::Connect(detail) => write!(f, "cannot connect ({detail})"),
+            Self::Tls(detail) => f.write_str(detail),
             Self::Closed => f.write_str("it closed the connection before its answer was complete"),
             Self::NotHttp(detail) => write!(f, "its answer is not HTTP ({detail})"),
             Self::Other(detail) => f.write_str(detail),
@@ -260,12 +263,14 @@ impl Error {
                 Broken::Resolve(_) | Broken::Refused | Broken::ConnectTimeout | Broken::Connect(_) => {
                     "prefill_unreachable"
                 }
+                Broken::Tls(_) => "prefill_tls",
                 Broken::Closed | Broken::NotHttp(_) | Broken::Other(_) => "prefill_broke",
             },
             Self::LegBroken { leg: Leg::Decode, how, .. } => match how {
                 Broken::Resolve(_) | Broken::Refused | Broken::ConnectTimeout | Broken::Connect(_) => {
                     "decode_unreachable"
                 }
+                Broken::Tls(_) => "decode_tls",
                 Broken::Closed | Broken::NotHttp(_) | Broken::Other(_) => "decode_broke",
             },
             Self::PrefillNotJson { .. } => "prefill_answer_invalid",

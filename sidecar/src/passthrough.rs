@@ -76,12 +76,14 @@ pub async fn pass(
     let sent = match from.body {
         Payload::Read(body) => {
             headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
-            worker.upstream.send(decoder, || make(headers.clone(), LegBody::from(body.clone()))).await
+            worker.legs.decode.send(decoder, || make(headers.clone(), LegBody::from(body.clone()))).await
         }
         Payload::Client(body) if body.is_end_stream() => {
-            worker.upstream.send(decoder, || make(headers.clone(), LegBody::empty())).await
+            worker.legs.decode.send(decoder, || make(headers.clone(), LegBody::empty())).await
         }
-        Payload::Client(body) => worker.upstream.send_once(decoder, make(headers, LegBody::from(body))).await,
+        Payload::Client(body) => {
+            worker.legs.decode.send_once(decoder, make(headers, LegBody::from(body))).await
+        }
     };
     let sent = match sent {
         Ok(sent) => sent,

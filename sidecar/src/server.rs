@@ -204,7 +204,7 @@ impl Part {
                 }
                 _ = sweep.tick() => {
                     dog.sweep();
-                    worker.pool.sweep();
+                    worker.legs.all().iter().for_each(|upstream| upstream.pool().sweep());
                 }
                 () = self.drain.cancelled() => break,
             }

@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use kvferry_contract::Endpoint;
 use kvferry_handoff::{Ledger, Limits, Time};
+use kvferry_tls::{LegTls, ListenerTls};
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
 use crate::connector::Connector;
 use crate::failover::Failover;
-use crate::upstream::{Pool, Upstream};
+use crate::upstream::{Legs, Upstream};
 
 /// One engine of this pod, and the port through which it is reached. With data parallelism there are several.
 #[derive(Debug)]
@@ -21,6 +22,17 @@ pub struct Rank {
     pub port: u16,
     /// The decode engine.
     pub decoder: Arc<Endpoint>,
+}
+
+/// TLS per leg; `None`: plain.
+#[derive(Debug, Clone, Default)]
+pub struct LegsTls {
+    /// To prefill engines.
+    pub prefill: Option<LegTls>,
+    /// To the decode engines of this pod.
+    pub decode: Option<LegTls>,
+    /// To encoders.
+    pub encode: Option<LegTls>,
 }
 
 /// What the configuration says about handling requests.
@@ -46,6 +58,10 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// Idle connections kept to each engine.
     pub max_idle_per_engine: usize,
+    /// TLS of the listeners; `None`: plain.
+    pub listener_tls: Option<ListenerTls>,
+    /// TLS of the legs.
+    pub leg_tls: LegsTls,
 }
 
 /// One worker thread's share of the process. Everything in it is used from that thread.
@@ -54,10 +70,8 @@ pub struct Worker {
     pub settings: Settings,
     /// The account of KV handles, one for the process.
     pub ledger: Ledger,
-    /// Kept connections.
-    pub pool: Arc<Pool>,
     /// The way to the engines.
-    pub upstream: Upstream,
+    pub legs: Legs,
     /// Work that outlives its request, such as releasing KV. The process waits for it before it ends.
     pub background: TaskTracker,
     runtime: Handle,
@@ -70,17 +84,16 @@ impl Worker {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn new(settings: Settings, ledger: Ledger, start: Instant) -> Self {
-        let pool = Arc::new(Pool::new(settings.max_idle_per_engine));
-        let upstream = Upstream::new(Arc::clone(&pool), settings.connect_timeout);
-        Self {
-            settings,
-            ledger,
-            pool,
-            upstream,
-            background: TaskTracker::new(),
-            runtime: Handle::current(),
-            start,
-        }
+        let upstream = |tls: &Option<LegTls>| {
+            Upstream::new(settings.max_idle_per_engine, settings.connect_timeout, tls.clone())
+        };
+        let legs = Legs {
+            prefill: upstream(&settings.leg_tls.prefill),
+            decode: upstream(&settings.leg_tls.decode),
+            encode: upstream(&settings.leg_tls.encode),
+            bootstrap: upstream(&None),
+        };
+        Self { settings, ledger, legs, background: TaskTracker::new(), runtime: Handle::current(), start }
     }
 
     /// Now, as the handoff core counts time.

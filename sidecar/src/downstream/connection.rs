@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use kvferry_tls::Protocol;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -47,53 +48,91 @@ pub async fn serve(
     abort: CancellationToken,
 ) {
     let watched = dog.watch();
-    let waiting = Arc::new(Waiting::default());
-    let activity = Arc::clone(&watched.activity);
-    let io = ClientIo { stream, activity: Arc::clone(&activity), waiting: Arc::clone(&waiting), clean: true };
-
-    let service = service_fn(|request: http::Request<Incoming>| {
-        let (worker, rank) = (Arc::clone(&worker), Arc::clone(&rank));
-        let (waiting, serving) = (Arc::clone(&waiting), activity.begin());
-        let takes_interim = request.version() == Version::HTTP_11;
-        async move {
-            let interim = if takes_interim {
-                let waker = std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
-                Some(Interim::new(waiting, waker))
-            } else {
-                None
-            };
-            // Boxed: the HTTP library keeps room for this future as long as the connection lives, so it had better be
-            // small. What serving needs is given back when the answer begins to flow.
-            let response = Box::pin(service::serve(worker, rank, client.ip(), interim, request)).await;
-            Ok::<Response<ServedBody>, Infallible>(
-                response.map(|body| ServedBody { body, _serving: serving }),
-            )
-        }
-    });
-
     let late = watched.end();
-    let framed = tokio::select! {
-        framed = speaks_http2(&io.stream) => framed,
-        () = late.cancelled() => return,
-        () = drain.cancelled() => return,
+    let connection =
+        Connection { worker, rank, client, activity: Arc::clone(&watched.activity), late, drain, abort };
+    let Some(tls) = connection.worker.settings.listener_tls.clone() else {
+        let Some(framed) = connection.unless_over(speaks_http2(&stream)).await else { return };
+        return connection.speak(stream, framed).await;
     };
-    if framed {
-        activity.is_framed();
-        let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder
-            .timer(TokioTimer::new())
-            .max_header_list_size(MAX_HEAD)
-            .max_concurrent_streams(MAX_STREAMS)
-            .adaptive_window(true);
-        drive(pin!(builder.serve_connection(TokioIo::new(io), service)), late, drain, abort).await;
-    } else {
-        // The watchdog bounds how long heads take; the library's own timer would be set for every request and would end
-        // idle connections much too early.
-        let mut builder = http1::Builder::new();
-        builder.header_read_timeout(None).max_buf_size(MAX_HEAD as usize).max_header_size(MAX_HEAD as usize);
-        builder.max_headers(MAX_FIELDS);
-        let connection = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
-        drive(connection, late, drain, abort).await;
+    match connection.unless_over(tls.accept(stream)).await {
+        Some(Ok(stream)) => {
+            let framed = Protocol::of(&stream) == Protocol::Http2;
+            connection.speak(stream, framed).await;
+        }
+        Some(Err(error)) => tracing::debug!(%client, %error, "TLS handshake failed"),
+        None => {}
+    }
+}
+
+/// What every part of serving a connection needs.
+struct Connection {
+    worker: Arc<Worker>,
+    rank: Arc<Rank>,
+    client: SocketAddr,
+    activity: Arc<Activity>,
+    /// The watchdog has had enough of it.
+    late: CancellationToken,
+    drain: CancellationToken,
+    abort: CancellationToken,
+}
+
+impl Connection {
+    /// The result of `work`, unless the connection is over before.
+    async fn unless_over<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            done = work => Some(done),
+            () = self.late.cancelled() => None,
+            () = self.drain.cancelled() => None,
+        }
+    }
+
+    /// Speaks HTTP/2 (`framed`) or HTTP/1.1.
+    async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S, framed: bool) {
+        let Self { worker, rank, client, activity, late, drain, abort } = self;
+        let waiting = Arc::new(Waiting::default());
+        let io =
+            ClientIo { stream, activity: Arc::clone(&activity), waiting: Arc::clone(&waiting), clean: true };
+        let service = service_fn(|request: http::Request<Incoming>| {
+            let (worker, rank) = (Arc::clone(&worker), Arc::clone(&rank));
+            let (waiting, serving) = (Arc::clone(&waiting), activity.begin());
+            let takes_interim = request.version() == Version::HTTP_11;
+            async move {
+                let interim = if takes_interim {
+                    let waker = std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
+                    Some(Interim::new(waiting, waker))
+                } else {
+                    None
+                };
+                // Boxed: the HTTP library keeps room for this future as long as the connection lives, so it had better
+                // be small. What serving needs is given back when the answer begins to flow.
+                let response = Box::pin(service::serve(worker, rank, client.ip(), interim, request)).await;
+                Ok::<Response<ServedBody>, Infallible>(
+                    response.map(|body| ServedBody { body, _serving: serving }),
+                )
+            }
+        });
+        if framed {
+            activity.is_framed();
+            let mut builder = http2::Builder::new(TokioExecutor::new());
+            builder
+                .timer(TokioTimer::new())
+                .max_header_list_size(MAX_HEAD)
+                .max_concurrent_streams(MAX_STREAMS)
+                .adaptive_window(true);
+            drive(pin!(builder.serve_connection(TokioIo::new(io), service)), late, drain, abort).await;
+        } else {
+            // The watchdog bounds how long heads take; the library's own timer would be set for every request and would
+            // end idle connections much too early.
+            let mut builder = http1::Builder::new();
+            builder
+                .header_read_timeout(None)
+                .max_buf_size(MAX_HEAD as usize)
+                .max_header_size(MAX_HEAD as usize)
+                .max_headers(MAX_FIELDS);
+            let connection = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
+            drive(connection, late, drain, abort).await;
+        }
     }
 }
 
@@ -125,8 +164,9 @@ trait Graceful: Future {
     fn finish(self: Pin<&mut Self>);
 }
 
-impl<S> Graceful for http1::UpgradeableConnection<TokioIo<ClientIo>, S>
+impl<I, S> Graceful for http1::UpgradeableConnection<TokioIo<ClientIo<I>>, S>
 where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: HttpService<Incoming, ResBody = ServedBody>,
     S::Error: Into<BoxError>,
 {
@@ -135,8 +175,9 @@ where
     }
 }
 
-impl<S> Graceful for http2::Connection<TokioIo<ClientIo>, S, TokioExecutor>
+impl<I, S> Graceful for http2::Connection<TokioIo<ClientIo<I>>, S, TokioExecutor>
 where
+    I: AsyncRead + AsyncWrite + Unpin,
     S: HttpService<Incoming, ResBody = ServedBody>,
     S::Error: Into<BoxError>,
     S::Future: Send + 'static,
@@ -194,15 +235,15 @@ impl Body for ServedBody {
 }
 
 /// The socket, watched, and with a way to write 1xx answers between two responses.
-struct ClientIo {
-    stream: TcpStream,
+struct ClientIo<S> {
+    stream: S,
     activity: Arc<Activity>,
     waiting: Arc<Waiting>,
     /// The HTTP library has nothing left to write: the last thing it did was flush.
     clean: bool,
 }
 
-impl ClientIo {
+impl<S: AsyncRead + AsyncWrite + Unpin> ClientIo<S> {
     /// Writes what waits. Ready when nothing does any more.
     fn write_waiting(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Self { stream, waiting, .. } = self;
@@ -229,7 +270,7 @@ impl ClientIo {
     }
 }
 
-impl AsyncRead for ClientIo {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientIo<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -244,7 +285,7 @@ impl AsyncRead for ClientIo {
     }
 }
 
-impl AsyncWrite for ClientIo {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientIo<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.before_write(cx))?;
         Pin::new(&mut self.stream).poll_write(cx, buf)

@@ -326,7 +326,7 @@ impl State {
             Command::SendPrefill => {
                 let request = self.request();
                 let leg = self.attempt().prefill(&request.asked);
-                let (upstream, target) = (self.worker.upstream.clone(), Arc::clone(&self.target));
+                let (upstream, target) = (self.worker.legs.prefill.clone(), Arc::clone(&self.target));
                 self.sent_at = Instant::now();
                 self.tasks.run_prefill(async move {
                     TaskEnd::Prefill(prefill(upstream, request, target, leg).await)
@@ -342,7 +342,7 @@ impl State {
                 let request = self.attempt().release();
                 let Some(request) = request else { return (Some(Event::ReleaseEnded(true)), None) };
                 let (id, authorization) = (self.id.clone(), self.authorization.clone());
-                let (upstream, decoder) = (self.worker.upstream.clone(), Arc::clone(&self.decoder));
+                let (upstream, decoder) = (self.worker.legs.decode.clone(), Arc::clone(&self.decoder));
                 self.tasks.run_prefill(async move {
                     TaskEnd::Release(release(upstream, decoder, request, id, authorization).await)
                 });
@@ -393,7 +393,7 @@ impl State {
         match self.worker.settings.connector.question(&self.target) {
             None => Some(self.begin(None)),
             Some(question) => {
-                let upstream = self.worker.upstream.clone();
+                let upstream = self.worker.legs.bootstrap.clone();
                 self.tasks.run_prefill(async move { TaskEnd::Asked(ask(upstream, question).await) });
                 None
             }
@@ -420,7 +420,7 @@ impl State {
         }
         let usage = self.cached_tokens.and_then(|cached| UsageEdit::new(asked.api, cached));
         record.decode_sent = Some(Instant::now());
-        let upstream = self.worker.upstream.clone();
+        let upstream = self.worker.legs.decode.clone();
         if how != Decode::BesidePrefill {
             // The leg holds the last reference: the body goes as soon as it is sent and answered.
             self.request = None;

@@ -12,3 +12,23 @@ pub use body::LegBody;
 pub use pool::{Lease, Pool};
 pub(crate) use send::broken;
 pub use send::{Sent, Upstream};
+
+/// The way to each kind of engine: TLS is chosen per leg, and so connections are kept per leg.
+#[derive(Debug, Clone)]
+pub struct Legs {
+    /// To prefill engines.
+    pub prefill: Upstream,
+    /// To the decode engines of this pod.
+    pub decode: Upstream,
+    /// To encoders.
+    pub encode: Upstream,
+    /// To prefill pods' bootstrap servers, which speak plain HTTP whatever their engines do.
+    pub bootstrap: Upstream,
+}
+
+impl Legs {
+    /// All of them.
+    pub fn all(&self) -> [&Upstream; 4] {
+        [&self.prefill, &self.decode, &self.encode, &self.bootstrap]
+    }
+}

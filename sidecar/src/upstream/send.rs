@@ -13,6 +13,8 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use kvferry_contract::Endpoint;
+use kvferry_tls::LegTls;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::dial::dial;
 use super::{Lease, LegBody, Pool};
@@ -33,17 +35,24 @@ pub struct Sent {
     pub lease: Lease,
 }
 
-/// A worker's way to the engines.
+/// A worker's way to the engines of one kind.
 #[derive(Debug, Clone)]
 pub struct Upstream {
     pool: Arc<Pool>,
     connect_timeout: Duration,
+    /// `None`: plain HTTP.
+    tls: Option<LegTls>,
 }
 
 impl Upstream {
-    /// Connections come from and go to `pool`; a new one must open within `connect_timeout`.
-    pub fn new(pool: Arc<Pool>, connect_timeout: Duration) -> Self {
-        Self { pool, connect_timeout }
+    /// Keeps at most `max_idle` connections to each engine; a new one must open within `connect_timeout`.
+    pub fn new(max_idle: usize, connect_timeout: Duration, tls: Option<LegTls>) -> Self {
+        Self { pool: Arc::new(Pool::new(max_idle)), connect_timeout, tls }
+    }
+
+    /// Its kept connections.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
     }
 
     /// Sends a request that can be made again.
@@ -88,16 +97,13 @@ impl Upstream {
 
     async fn open(&self, endpoint: &Endpoint) -> Result<http1::SendRequest<LegBody>, Broken> {
         let stream = dial(endpoint, self.connect_timeout).await?;
-        let (sender, connection) = http1::Builder::new()
-            .max_header_size(MAX_HEAD)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| Broken::Other(error.to_string()))?;
-        tokio::spawn(async move {
-            // Its errors reach whoever waits for the response or reads the body.
-            let _ = connection.with_upgrades().await;
-        });
-        Ok(sender)
+        match &self.tls {
+            None => speak(stream).await,
+            Some(tls) => match tls.connect(endpoint.host(), stream).await {
+                Ok(stream) => speak(stream).await,
+                Err(error) => Err(Broken::Tls(error.to_string())),
+            },
+        }
     }
 
     async fn exchange(
@@ -124,6 +130,23 @@ impl Upstream {
     }
 }
 
+/// Begins HTTP/1.1 on a new connection.
+async fn speak<S>(stream: S) -> Result<http1::SendRequest<LegBody>, Broken>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = http1::Builder::new()
+        .max_header_size(MAX_HEAD)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| Broken::Other(error.to_string()))?;
+    tokio::spawn(async move {
+        // Its errors reach whoever waits for the response or reads the body.
+        let _ = connection.with_upgrades().await;
+    });
+    Ok(sender)
+}
+
 struct Failure {
     broken: Broken,
     /// The connection was closed before any of the answer came.
@@ -146,6 +169,11 @@ fn was_reset(error: &hyper::Error) -> bool {
 
 /// What an error of the HTTP client says about the upstream.
 pub(crate) fn broken(error: &hyper::Error) -> Broken {
+    // With TLS 1.3 a peer that does not want our certificate says so only now.
+    let refusal = error.source().and_then(|source| source.downcast_ref()).and_then(kvferry_tls::late_refusal);
+    if let Some(refusal) = refusal {
+        return Broken::Tls(refusal.to_string());
+    }
     if error.is_parse() || error.is_parse_too_large() {
         Broken::NotHttp(error.to_string())
     } else if closed_early(error) {
