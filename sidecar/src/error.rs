@@ -154,6 +154,13 @@ pub enum Error {
         /// What is wrong with it.
         detail: String,
     },
+    /// Prefill answered 2xx, and told of an error in its answer.
+    PrefillTold {
+        /// The prefill engine's address.
+        target: String,
+        /// What it told.
+        detail: String,
+    },
     /// Prefill's answer exceeds the limit, in bytes.
     PrefillTooLarge {
         /// The limit.
@@ -165,6 +172,8 @@ pub enum Error {
         target: String,
         /// The limit, in milliseconds.
         limit_ms: u128,
+        /// The words by which scripts know it, if there are any.
+        known_as: Option<&'static str>,
     },
     /// The limit of both legs together passed.
     RequestTimeout {
@@ -176,6 +185,33 @@ pub enum Error {
 }
 
 impl Error {
+    /// Every code there is.
+    pub const CODES: [&'static str; 23] = [
+        "allowlist_unavailable",
+        "bad_prefill_target",
+        "body_broken",
+        "body_stalled",
+        "body_too_large",
+        "decode_broke",
+        "decode_stalled",
+        "decode_tls",
+        "decode_unreachable",
+        "encode_failed",
+        "malformed_body",
+        "prefill_answer_invalid",
+        "prefill_answer_too_large",
+        "prefill_bootstrap_failed",
+        "prefill_broke",
+        "prefill_exhausted",
+        "prefill_timeout",
+        "prefill_tls",
+        "prefill_unreachable",
+        "request_timeout",
+        "target_denied",
+        "unknown_rank",
+        "unsupported_field",
+    ];
+
     /// Whose fault it is.
     pub fn fault(&self) -> Fault {
         match self {
@@ -187,6 +223,7 @@ impl Error {
             Self::BadTarget { .. } | Self::TargetDenied { .. } | Self::UnknownRank { .. } => Fault::Router,
             Self::AllowlistUnknown { .. } => Fault::Us,
             Self::PrefillNotJson { .. }
+            | Self::PrefillTold { .. }
             | Self::PrefillTooLarge { .. }
             | Self::PrefillTimeout { .. }
             | Self::PrefillUnknown { .. }
@@ -234,6 +271,7 @@ impl Error {
             Self::LegBroken { leg: Leg::Decode, how: Broken::Refused, .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::LegBroken { .. }
             | Self::PrefillNotJson { .. }
+            | Self::PrefillTold { .. }
             | Self::PrefillTooLarge { .. }
             | Self::PrefillUnknown { .. }
             | Self::EncodeFailed { .. } => StatusCode::BAD_GATEWAY,
@@ -274,6 +312,7 @@ impl Error {
                 Broken::Closed | Broken::NotHttp(_) | Broken::Other(_) => "decode_broke",
             },
             Self::PrefillNotJson { .. } => "prefill_answer_invalid",
+            Self::PrefillTold { .. } => "prefill_error_in_answer",
             Self::PrefillTooLarge { .. } => "prefill_answer_too_large",
             Self::PrefillTimeout { .. } => "prefill_timeout",
             Self::RequestTimeout { .. } => "request_timeout",
@@ -330,10 +369,16 @@ impl fmt::Display for Error {
             Self::PrefillNotJson { target, detail } => {
                 write!(f, "prefill engine {target} answered with something that is no JSON object: {detail}")
             }
+            Self::PrefillTold { target, detail } => {
+                write!(f, "prefill engine {target} told of an error inside its answer: {detail}")
+            }
             Self::PrefillTooLarge { limit } => {
                 write!(f, "the prefill engine's answer is larger than {limit} bytes")
             }
-            Self::PrefillTimeout { target, limit_ms } => {
+            Self::PrefillTimeout { target, limit_ms, known_as } => {
+                if let Some(known_as) = known_as {
+                    write!(f, "{known_as}: ")?;
+                }
                 write!(f, "prefill engine {target} did not answer within {limit_ms} ms (--prefill-timeout)")
             }
             Self::RequestTimeout { leg: Leg::Prefill, limit_ms } => {

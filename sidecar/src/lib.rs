@@ -4,18 +4,21 @@
 //! prefill and decode (or `passthrough` straight to the decode engine), `upstream` talks to the engines, and the answer
 //! goes back. What is decided on the way is decided in two pure crates: `kvferry-handoff` and `kvferry-splice`.
 
-pub mod config;
+pub mod assemble;
 mod connector;
 mod downstream;
 mod error;
 mod exchange;
 mod failover;
+mod inflight;
 pub mod logging;
+pub mod operator;
 mod passthrough;
 mod record;
 mod request;
 mod respond;
 pub mod server;
+pub mod signals;
 mod service;
 mod targets;
 mod upstream;

@@ -10,6 +10,9 @@ use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Registry, reload};
 
 /// Most bytes of log that wait to be written: some thousand lines.
 const MAX_WAITING: usize = 1024 * 1024;
@@ -23,6 +26,53 @@ const FLUSH: Duration = Duration::from_millis(50);
 pub struct Log {
     queue: Arc<Queue>,
     writer: Option<thread::JoinHandle<()>>,
+    level: Level,
+}
+
+/// The level that is logged, which can be changed while the process runs.
+#[derive(Debug, Clone)]
+pub struct Level(reload::Handle<LevelFilter, Registry>);
+
+impl Level {
+    /// The level now.
+    pub fn get(&self) -> LevelFilter {
+        self.0.clone_current().unwrap_or(LevelFilter::OFF)
+    }
+
+    /// Changes it.
+    ///
+    /// # Errors
+    /// The text is no level.
+    pub fn set(&self, level: &str) -> Result<(), String> {
+        let level: LevelFilter = level
+            .trim()
+            .parse()
+            .map_err(|_| format!("{level:?} is no level; give off, error, warn, info, debug or trace"))?;
+        self.0.reload(level).map_err(|error| error.to_string())
+    }
+}
+
+impl Log {
+    /// A handle on the level.
+    pub fn level(&self) -> Level {
+        self.level.clone()
+    }
+
+    /// Lines dropped so far because nobody read standard output fast enough.
+    pub fn dropped(&self) -> Dropped {
+        Dropped(Arc::clone(&self.queue))
+    }
+}
+
+/// Counts lines that were dropped.
+#[derive(Debug, Clone)]
+pub struct Dropped(Arc<Queue>);
+
+impl Dropped {
+    /// Since the start.
+    pub fn count(&self) -> u64 {
+        self.0.lock().dropped_in_all
+    }
 }
 
 /// Starts logging to standard output.
@@ -34,15 +84,15 @@ pub fn start(level: LevelFilter) -> io::Result<Log> {
     let to = Arc::clone(&queue);
     let writer =
         thread::Builder::new().name("log".to_owned()).spawn(move || to.write_all(&mut io::stdout()))?;
-    tracing_subscriber::fmt()
+    let (filter, handle) = reload::Layer::new(level);
+    let lines = tracing_subscriber::fmt::layer()
         .json()
-        .with_max_level(level)
         .with_current_span(false)
         .with_span_list(false)
         .with_target(false)
-        .with_writer(Lines(Arc::clone(&queue)))
-        .init();
-    Ok(Log { queue, writer: Some(writer) })
+        .with_writer(Lines(Arc::clone(&queue)));
+    tracing_subscriber::registry().with(filter).with(lines).init();
+    Ok(Log { queue, writer: Some(writer), level: Level(handle) })
 }
 
 impl Drop for Log {
@@ -64,7 +114,9 @@ struct Queue {
 #[derive(Debug, Default)]
 struct Waiting {
     bytes: Vec<u8>,
+    /// Not yet said.
     dropped: u64,
+    dropped_in_all: u64,
     closed: bool,
 }
 
@@ -77,6 +129,7 @@ impl Queue {
         let mut waiting = self.lock();
         if waiting.bytes.len() + line.len() > MAX_WAITING {
             waiting.dropped += 1;
+            waiting.dropped_in_all += 1;
         } else {
             waiting.bytes.extend_from_slice(line);
         }

@@ -1,64 +1,90 @@
 //! The `kvferry-sidecar` process: command line in, exit code out.
 //!
-//! Exit codes: 0 after an orderly stop, 1 if it could not start or was told twice to stop, 2 for a wrong command line.
+//! Exit codes: 0 after an orderly stop, 1 if it could not start or was told twice to stop, 2 for a wrong configuration.
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use kvferry_sidecar::config::Config;
-use kvferry_sidecar::{logging, server::Server};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use kvferry_config::{LogLevel, Options, Parsed, World};
+use kvferry_sidecar::operator::Operator;
+use kvferry_sidecar::signals::Signals;
+use kvferry_sidecar::{assemble, logging, server::Server};
+use tracing::level_filters::LevelFilter;
 
 /// Requests come and go by the thousand in buffers of a few sizes; this allocator gives their memory back.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    let config = Config::parse();
-    let checked = match config.check() {
-        Ok(checked) => checked,
-        Err(invalid) => {
-            eprintln!("kvferry-sidecar: {invalid}");
-            return ExitCode::from(2);
+    let parsed = kvferry_config::parse(std::env::args_os().skip(1), &assemble::known(), &World::of_process());
+    let Parsed { options, warnings, print_config } = match parsed {
+        Ok(parsed) => parsed,
+        Err(exit) => {
+            if exit.code == 0 {
+                print!("{}", exit.text);
+            } else {
+                eprint!("{}", exit.text);
+            }
+            return ExitCode::from(exit.code);
         }
     };
-    let _log = match logging::start(config.log_level()) {
-        Ok(log) => log,
-        Err(error) => return cannot_start("start logging", &error),
-    };
+    if print_config {
+        println!("{:#}", options.to_json());
+        return ExitCode::SUCCESS;
+    }
+    match run(&options, &warnings) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("kvferry-sidecar: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Serves until told to stop. What keeps it from starting is one line that says what.
+fn run(options: &Options, warnings: &[String]) -> Result<(), String> {
+    let cannot = |what: &str, error: &dyn std::fmt::Display| format!("cannot {what}: {error}");
+    let log = logging::start(level(options.observability.log_level))
+        .map_err(|error| cannot("start logging", &error))?;
     // Each stream takes two descriptors; the usual soft limit of 1024 is made for programs that use select().
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "cannot raise the limit of open files");
     }
-    for warning in &checked.warnings {
+    for warning in warnings {
         tracing::warn!("{warning}");
     }
+    tracing::info!(configuration = %options.to_json(), "Proxy configuration");
     // Before the port opens: who can reach us may also stop us.
-    let stop = match Stop::new() {
-        Ok(stop) => stop,
-        Err(error) => return cannot_start("handle signals", &error),
+    let signals = Signals::new().map_err(|error| cannot("handle signals", &error))?;
+    let settings = {
+        let _within = signals.runtime().enter();
+        assemble::settings(options).map_err(|error| cannot("use TLS", &error))?
     };
-    let server = match Server::start(&checked.settings, checked.workers) {
-        Ok(server) => server,
-        Err(error) => return cannot_start(&format!("listen on port {}", checked.port), &error),
-    };
+    let operator =
+        Operator::start(options, &settings, &log).map_err(|error| cannot("open the metrics port", &error))?;
+    let port = options.ports.port;
+    let server = Server::start(&settings, options.process.workers.get())
+        .map_err(|error| cannot(&format!("listen on port {port}"), &error))?;
+    operator.serves(&server);
     tracing::info!(
         addr = %server.address(),
-        decoder = %checked.settings.ranks[0].decoder,
-        workers = checked.workers,
+        decoder = %settings.ranks[0].decoder,
+        ranks = settings.ranks.len(),
+        workers = options.process.workers,
+        tls = options.listener.secure_serving,
+        connector = options.handoff.kv_connector,
         version = env!("CARGO_PKG_VERSION"),
         "listening"
     );
-    if let Err(error) = stop.wait() {
-        return cannot_start("handle signals", &error);
-    }
+    signals.wait().map_err(|error| cannot("handle signals", &error))?;
+    operator.drains();
+    let patience = options.process.shutdown_timeout;
     tracing::info!(
         connections = server.connections(),
-        patience_s = checked.shutdown_timeout.as_secs(),
+        patience_s = patience.as_secs(),
         "shutting down: no new connections, finishing what runs"
     );
     let ledger = server.ledger().clone();
-    server.stop(checked.shutdown_timeout);
+    server.stop(patience);
     let counts = ledger.counts();
     tracing::info!(
         kv_consumed = counts.consumed,
@@ -67,48 +93,17 @@ fn main() -> ExitCode {
         kv_outstanding = counts.outstanding(),
         "stopped"
     );
-    ExitCode::SUCCESS
+    operator.stop();
+    Ok(())
 }
 
-/// The signals that ask the process to stop.
-struct Stop {
-    runtime: tokio::runtime::Runtime,
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Stop {
-    /// From now on the signals are kept for [`Self::wait`] instead of ending the process.
-    fn new() -> std::io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-        let (terminate, interrupt) = {
-            let _entered = runtime.enter();
-            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
-        };
-        Ok(Self { runtime, terminate, interrupt })
+fn level(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Off => LevelFilter::OFF,
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
     }
-
-    /// Returns at the first SIGTERM or SIGINT. From then on a second one ends the process at once.
-    fn wait(mut self) -> std::io::Result<()> {
-        self.next();
-        std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-            self.next();
-            std::process::exit(1);
-        })?;
-        Ok(())
-    }
-
-    fn next(&mut self) {
-        self.runtime.block_on(async {
-            tokio::select! {
-                _ = self.terminate.recv() => {}
-                _ = self.interrupt.recv() => {}
-            }
-        });
-    }
-}
-
-fn cannot_start(what: &str, error: &std::io::Error) -> ExitCode {
-    eprintln!("kvferry-sidecar: cannot {what}: {error}");
-    ExitCode::from(1)
 }

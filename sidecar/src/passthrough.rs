@@ -15,7 +15,7 @@ use kvferry_splice::Chunks;
 
 use crate::downstream::Interim;
 use crate::error::Error;
-use crate::exchange::AnswerBody;
+use crate::exchange::{self, AnswerBody};
 use crate::record::Record;
 use crate::request::headers::{asks_upgrade, strip_hop_by_hop, strip_hop_by_hop_response};
 use crate::respond;
@@ -61,7 +61,8 @@ pub async fn pass(
     headers.remove(EXPECT);
     let decoder = &from.rank.decoder;
     if let Some(record) = &mut record {
-        record.decode_sent = Some(std::time::Instant::now());
+        record.passes();
+        record.trace().inject(&mut headers);
     }
     let make = |headers: HeaderMap, body: LegBody| {
         let mut request = Request::new(body);
@@ -103,7 +104,7 @@ pub async fn pass(
     let (mut head, body) = response.into_parts();
     strip_hop_by_hop_response(&mut head.headers);
     if let Some(record) = &mut record {
-        record.status = head.status.as_u16();
+        record.answer_begins(head.status.as_u16(), exchange::is_event_stream(&head.headers));
     }
     Response::from_parts(head, AnswerBody::plain(body, sent.lease, record))
 }

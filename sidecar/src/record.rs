@@ -1,27 +1,33 @@
-//! The measuring points of one request, and the one log line it ends in.
+//! The measuring points of one request: what the log line, the metrics, the trace and the table of requests in flight are
+//! told, each once and at one place.
 //!
 //! The line is written when the record is dropped, so no path through the code can forget it; a request whose outcome
 //! nobody set was left by its client.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue};
+use kvferry_contract::Endpoint;
+use kvferry_metrics::{Busy, Direction, Metrics, Place, Running, Stage, Tokens};
+use kvferry_traces::{RequestTrace, Span, Work, attributes};
 
 use crate::error::{Error, Fault};
+use crate::inflight::Present;
 use crate::request::route::Api;
-
-/// The outcome of a record that is not to be written.
-const SILENT: &str = "";
+use crate::worker::Worker;
 
 /// What is measured of one intercepted request.
 #[derive(Debug)]
 pub struct Record {
     api: Api,
     started: Instant,
-    /// The prefill engine, empty without disaggregation.
+    metrics: Metrics,
+    log: bool,
+    /// As the routing header has it, empty without disaggregation; the engine in use once there is one.
     pub target: String,
     /// As both legs carry it.
-    pub request_id: Option<HeaderValue>,
+    request_id: Option<HeaderValue>,
     /// Status of the answer, 0 while there is none.
     pub status: u16,
     /// `ok`, or an error's code.
@@ -29,17 +35,43 @@ pub struct Record {
     /// Whose fault a failure is.
     pub fault: Option<Fault>,
     /// The prefill leg: sent to answered.
-    pub prefill: Option<Duration>,
-    /// When the decode leg was sent.
-    pub decode_sent: Option<Instant>,
-    /// First byte of the answer's body.
-    pub first_byte: Option<Instant>,
+    prefill_took: Option<Duration>,
+    prefill_answered: Option<Instant>,
+    prefill: Option<Leg>,
+    decode_sent: Option<Instant>,
+    decode: Option<Leg>,
+    /// Between legs, or passed through.
+    busy: Option<Busy>,
+    tokens: Option<Tokens>,
+    first_byte: Option<Instant>,
     /// Body bytes from the client.
-    pub bytes_in: usize,
-    /// Body bytes to the client.
-    pub bytes_out: usize,
+    bytes_in: usize,
+    bytes_out: usize,
     /// Prompt tokens that prefill had cached.
     pub cached_tokens: Option<u64>,
+    trace: RequestTrace,
+    present: Present,
+}
+
+/// A leg while it runs.
+#[derive(Debug)]
+struct Leg {
+    running: Running,
+    span: Span,
+    client: Span,
+}
+
+impl Leg {
+    fn answered(&mut self, status: u16) {
+        self.client.answered(status);
+        self.span.answered(status);
+    }
+
+    fn failed(mut self, code: &'static str) {
+        self.client.failed(code);
+        self.span.failed(code);
+        self.running.failed();
+    }
 }
 
 impl Record {
@@ -47,29 +79,39 @@ impl Record {
     pub const UNFINISHED: &'static str = "client_left";
 
     /// A request that arrived now.
-    pub fn new(api: Api) -> Self {
+    pub fn new(worker: &Worker, api: Api, headers: &HeaderMap) -> Self {
+        let started = Instant::now();
+        let metrics = worker.metrics.clone();
+        metrics.request(api.metric());
+        let mut trace = worker.traces.request(headers, &http::Method::POST, api.path());
+        trace.forward();
+        trace.set(attributes::CONNECTOR, worker.settings.connector_name);
+        trace.set(attributes::KV_CONNECTOR, worker.settings.connector_name);
+        trace.set(attributes::REQUEST_PATH, api.path());
         Self {
             api,
-            started: Instant::now(),
+            started,
+            log: worker.settings.request_log,
             target: String::new(),
             request_id: None,
             status: 0,
             outcome: Self::UNFINISHED,
             fault: None,
+            prefill_took: None,
+            prefill_answered: None,
             prefill: None,
             decode_sent: None,
+            decode: None,
+            busy: None,
+            tokens: None,
             first_byte: None,
             bytes_in: 0,
             bytes_out: 0,
             cached_tokens: None,
+            trace,
+            present: worker.in_flight.enter(api, started, Place::Passthrough),
+            metrics,
         }
-    }
-
-    /// A record that writes nothing, for work that goes on after its request.
-    pub fn silent(api: Api) -> Self {
-        let mut record = Self::new(api);
-        record.outcome = SILENT;
-        record
     }
 
     /// The request's API.
@@ -77,31 +119,161 @@ impl Record {
         self.api
     }
 
+    /// Its metrics.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Its trace.
+    pub fn trace(&mut self) -> &mut RequestTrace {
+        &mut self.trace
+    }
+
+    /// The id that both legs carry. Give it a value that keeps nothing else alive.
+    pub fn request_id(&mut self, id: HeaderValue) {
+        if self.trace.is_recorded() {
+            self.trace.set_text(attributes::REQUEST_ID, id.to_str().unwrap_or_default());
+        }
+        self.present.id(&id);
+        self.request_id = Some(id);
+    }
+
+    /// The body was read.
+    pub fn read(&mut self, bytes: usize) {
+        self.bytes_in = bytes;
+        self.present.bytes(bytes as u64, 0);
+    }
+
+    /// The request goes to this prefill engine.
+    pub fn goes_to(&mut self, target: &Arc<Endpoint>) {
+        self.target = target.to_string();
+        self.trace.set(attributes::DISAGGREGATION_USED, true);
+        self.trace.set_text(attributes::PREFILL_TARGET, &self.target);
+        self.present.target(target);
+    }
+
+    /// The request passes to the decode engine.
+    pub fn passes(&mut self) {
+        self.trace.set(attributes::DISAGGREGATION_USED, false);
+        self.busy = Some(self.metrics.enter(Place::Passthrough));
+        self.decode_sent = Some(Instant::now());
+    }
+
+    /// The prefill leg is sent; `headers` become its.
+    pub fn prefill_sent(&mut self, target: &Endpoint, headers: &mut HeaderMap, bytes: usize) {
+        let leg = self.leg(Stage::Prefill, Work::Prefill, target, headers);
+        self.prefill = Some(leg);
+        self.metrics.bytes(Direction::ToPrefill, bytes as u64);
+        self.present.move_to(Place::Prefill);
+    }
+
+    /// The prefill leg answered with this status, or failed with this code.
+    pub fn prefill_ended(&mut self, end: Result<u16, &'static str>, took: Duration) {
+        self.prefill_took = Some(took);
+        self.prefill_answered = Some(Instant::now());
+        let Some(mut leg) = self.prefill.take() else { return };
+        match end {
+            Ok(status) => {
+                leg.answered(status);
+                leg.span.set(attributes::PREFILL_STATUS_CODE, i64::from(status));
+                if status < 400 { leg.running.served() } else { leg.running.failed() }
+            }
+            Err(code) => leg.failed(code),
+        }
+    }
+
+    /// The prefill leg is given up.
+    pub fn prefill_cancelled(&mut self) {
+        if self.prefill.take().is_some() {
+            self.metrics.cancelled(kvferry_metrics::Leg::Prefill);
+        }
+    }
+
+    /// The decode leg is sent; `headers` become its.
+    pub fn decode_sent(&mut self, target: &Endpoint, headers: &mut HeaderMap) {
+        let leg = self.leg(Stage::Decode, Work::Decode, target, headers);
+        self.decode = Some(leg);
+        self.decode_sent = Some(Instant::now());
+        self.present.move_to(Place::Decode);
+    }
+
+    /// The decode leg is given up, and says nothing about decode.
+    pub fn decode_cancelled(&mut self) {
+        if let Some(leg) = self.decode.take() {
+            leg.running.discarded();
+            self.metrics.cancelled(kvferry_metrics::Leg::Decode);
+        }
+    }
+
+    /// The client's answer begins; whether it flows in events.
+    pub fn answer_begins(&mut self, status: u16, streamed: bool) {
+        self.status = status;
+        self.tokens = Some(Tokens::new(self.api.metric(), self.started, streamed));
+        if let Some(leg) = &mut self.decode {
+            leg.answered(status);
+            leg.span.set(attributes::DECODE_STREAMING, streamed);
+        }
+    }
+
     /// The request gets an error of ours.
     pub fn failed(&mut self, error: &Error) {
         self.status = error.status().as_u16();
         self.outcome = error.code();
         self.fault = Some(error.fault());
+        if let Error::TargetDenied { target } = error {
+            self.trace.set(attributes::ERROR, attributes::SSRF_PROTECTION_DENIED);
+            self.trace.set_text(attributes::DENIED_TARGET, target);
+        }
     }
 
     /// Body bytes go to the client.
     pub fn sent(&mut self, bytes: usize) {
-        if self.first_byte.is_none() && bytes > 0 {
-            self.first_byte = Some(Instant::now());
+        if bytes == 0 {
+            return;
+        }
+        let now = Instant::now();
+        if self.first_byte.is_none() {
+            self.first_byte = Some(now);
+            if let (Some(answered), Some(_)) = (self.prefill_answered, &self.decode) {
+                self.metrics.handover(now - answered);
+            }
+        }
+        if let Some(tokens) = &mut self.tokens {
+            tokens.passed(&self.metrics, now);
         }
         self.bytes_out += bytes;
+        self.present.bytes(self.bytes_in as u64, self.bytes_out as u64);
+    }
+
+    fn leg(&mut self, stage: Stage, work: Work, target: &Endpoint, headers: &mut HeaderMap) -> Leg {
+        let span = self.trace.span(work);
+        let client = span.client(target.host(), target.port());
+        client.inject(headers);
+        Leg { running: self.metrics.start(stage), span, client }
     }
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
-        if self.outcome == SILENT {
+        let now = Instant::now();
+        let total = now - self.started;
+        let decode = self.decode_sent.map(|sent| now - sent);
+        if let Some(leg) = self.decode.take() {
+            if self.outcome == "ok" { leg.running.served() } else { leg.failed(self.outcome) }
+        }
+        self.metrics.finished(self.outcome);
+        self.metrics.bytes(Direction::In, self.bytes_in as u64);
+        self.metrics.bytes(Direction::Out, self.bytes_out as u64);
+        if self.trace.is_recorded() {
+            self.traced(total, decode);
+        }
+        if !self.log {
             return;
         }
-        let now = Instant::now();
         let request_id = self.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default();
         tracing::info!(
             request_id,
+            trace_id = self.trace.trace_id().map(tracing::field::display),
             api = self.api.label(),
             method = "POST",
             path = self.api.path(),
@@ -109,16 +281,38 @@ impl Drop for Record {
             status = self.status,
             outcome = self.outcome,
             fault = self.fault.map(Fault::label),
-            prefill_ms = self.prefill.map(ms),
+            prefill_ms = self.prefill_took.map(ms),
             decode_first_ms = self.decode_sent.zip(self.first_byte).map(|(sent, first)| ms(first - sent)),
-            decode_ms = self.decode_sent.map(|sent| ms(now - sent)),
+            decode_ms = decode.map(ms),
             ttft_ms = self.first_byte.map(|first| ms(first - self.started)),
-            total_ms = ms(now - self.started),
+            total_ms = ms(total),
             bytes_in = self.bytes_in,
             bytes_out = self.bytes_out,
             cached_tokens = self.cached_tokens,
             "request"
         );
+    }
+}
+
+impl Record {
+    /// The attributes that are known at the end.
+    fn traced(&mut self, total: Duration, decode: Option<Duration>) {
+        let legs = self.prefill_took.unwrap_or_default() + decode.unwrap_or_default();
+        self.trace.set(attributes::TOTAL_DURATION_MS, ms(total));
+        self.trace.set(attributes::COORDINATOR_OVERHEAD_MS, ms(total.saturating_sub(legs)));
+        if let Some(took) = self.prefill_took {
+            self.trace.set(attributes::PREFILL_DURATION_MS, ms(took));
+        }
+        if let Some(took) = decode {
+            self.trace.set(attributes::DECODE_DURATION_MS, ms(took));
+        }
+        if let Some(sent) = self.decode_sent {
+            self.trace.set(attributes::TRUE_TTFT_MS, ms(sent - self.started));
+        }
+        if self.outcome != "ok" {
+            self.trace.failed(self.outcome);
+        }
+        self.trace.answered(self.status);
     }
 }
 

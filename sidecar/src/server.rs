@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::downstream::{self, Watchdog};
+use crate::inflight::Table;
 use crate::worker::{Rank, Settings, Worker};
 
 /// Connections that wait in the kernel to be accepted. A gateway that fails over may bring thousands at once.
@@ -37,8 +38,10 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// A running sidecar.
 #[derive(Debug)]
 pub struct Server {
+    start: Instant,
     address: SocketAddr,
     ledger: Ledger,
+    tables: Vec<Table>,
     drain: CancellationToken,
     abort: CancellationToken,
     threads: Vec<thread::JoinHandle<()>>,
@@ -63,14 +66,18 @@ impl Server {
         let connections = Arc::new(AtomicUsize::new(0));
         let mut threads = Vec::new();
         let mut shares = Vec::new();
+        let mut tables = Vec::new();
         for index in 0..workers.max(1) {
             let (sender, receiver) = mpsc::channel(HANDED_OVER);
+            let table = Table::default();
+            tables.push(table.clone());
             let load = Arc::new(AtomicUsize::new(0));
             shares.push(Share { sender, load: Arc::clone(&load) });
             let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
             let part = Part {
                 settings: settings.clone(),
                 start,
+                table: table.clone(),
                 ledger: ledger.clone(),
                 receiver,
                 load,
@@ -93,12 +100,17 @@ impl Server {
                 }
             });
         })?);
-        Ok(Self { address, ledger, drain, abort, threads, connections })
+        Ok(Self { start, address, ledger, tables, drain, abort, threads, connections })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// When it started.
+    pub fn start_time(&self) -> Instant {
+        self.start
     }
 
     /// The account of KV handles.
@@ -109,6 +121,16 @@ impl Server {
     /// Client connections now.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
+    }
+
+    /// The same, to be read while the server runs and after.
+    pub fn connection_count(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.connections)
+    }
+
+    /// Requests in flight, a table for each worker.
+    pub fn tables(&self) -> &[Table] {
+        &self.tables
     }
 
     /// Stops accepting, lets what runs finish for at most `patience`, then cuts what is left and gives its KV back.
@@ -181,6 +203,7 @@ struct Part {
     settings: Settings,
     ledger: Ledger,
     start: Instant,
+    table: Table,
     receiver: mpsc::Receiver<Accepted>,
     load: Arc<AtomicUsize>,
     total: Arc<AtomicUsize>,
@@ -192,7 +215,7 @@ impl Part {
     async fn serve(mut self) {
         // Releases go on after the last connection: so long at most.
         let last_wishes = self.settings.limits.longest_release();
-        let worker = Arc::new(Worker::new(self.settings.clone(), self.ledger.clone(), self.start));
+        let worker = Arc::new(Worker::new(self.settings.clone(), self.ledger.clone(), self.table.clone(), self.start));
         let dog = Arc::new(Watchdog::default());
         let tracker = TaskTracker::new();
         let mut sweep = tokio::time::interval(SWEEP);

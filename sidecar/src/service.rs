@@ -4,9 +4,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::uri::PathAndQuery;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
+use kvferry_metrics::Disaggregation;
+use kvferry_splice::Chunks;
 
 use crate::downstream::Interim;
 use crate::error::Error;
@@ -52,7 +54,7 @@ pub async fn serve(
     match intercepted {
         None => pass(&worker, arrived, None).await,
         Some(api) => {
-            let mut record = Record::new(api);
+            let mut record = Record::new(&worker, api, &arrived.head.headers);
             match intercept(&worker, arrived, &routing, &mut record).await {
                 Ok(Next::Pass(arrived)) => pass(&worker, *arrived, Some(record)).await,
                 Ok(Next::PassRead(from)) => passthrough::pass(&worker, *from, Some(record)).await,
@@ -104,9 +106,13 @@ async fn intercept(
         arrived.rank = rank;
     }
     let id = one_request_id(&mut arrived.head.headers);
-    record.request_id = id.as_ref().map(unshared);
+    if let Some(id) = &id {
+        record.request_id(unshared(id));
+    }
+    let kv_source = routing.kv_source.as_deref().filter(|_| settings.connector.pulls_from_source());
+    let kv_source = targets::kv_source(worker, kv_source);
     // The stateful members of a response need a look whoever serves it.
-    if targets.is_empty() && api != Api::Responses {
+    if targets.is_empty() && kv_source.is_none() && api != Api::Responses {
         return Ok(Next::Pass(Box::new(arrived)));
     }
 
@@ -120,16 +126,24 @@ async fn intercept(
         }
     };
     drop(body);
-    record.bytes_in = intake.body.len();
+    record.read(intake.body.len());
     if api == Api::Responses {
         stateful::check(&intake)?;
     }
     if targets.is_empty() {
+        let (headers, body) = match kv_source {
+            None => (head.headers, intake.body),
+            source => {
+                let id = ensure_request_id(&mut head.headers);
+                let headers = head.headers;
+                pulling(worker, Asked { api, intake, headers, id, kv_source: source, port: rank.port })
+            }
+        };
         return Ok(Next::PassRead(Box::new(Passthrough {
             method: head.method,
             path_and_query,
-            headers: head.headers,
-            body: Payload::Read(intake.body),
+            headers,
+            body: Payload::Read(body),
             rank,
             upgrade,
             interim,
@@ -137,8 +151,22 @@ async fn intercept(
     }
     strip_hop_by_hop(&mut head.headers, false);
     let id = ensure_request_id(&mut head.headers);
-    let asked = Asked { api, intake, headers: head.headers, id, kv_source: None, port: rank.port };
-    Ok(Next::Handoff(Box::new(LegRequest { asked, targets, path_and_query, interim, rank })))
+    let asked = Asked { api, intake, headers: head.headers, id, kv_source, port: rank.port };
+    let disaggregation = Disaggregation::PrefillDecode;
+    Ok(Next::Handoff(Box::new(LegRequest { asked, disaggregation, targets, path_and_query, interim, rank })))
+}
+
+/// What the decode engine gets that computes a prompt itself and may pull a part of its KV from elsewhere.
+fn pulling(worker: &Worker, asked: Asked) -> (HeaderMap, Chunks) {
+    let leg = worker.settings.connector.alone(&asked);
+    let Asked { mut headers, intake, .. } = asked;
+    match leg {
+        None => (headers, intake.body),
+        Some(leg) => {
+            headers.extend(leg.headers);
+            (headers, leg.body)
+        }
+    }
 }
 
 /// To the decode engine, unread.

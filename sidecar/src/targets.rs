@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use kvferry_allowlist::Verdict;
 use kvferry_contract::Endpoint;
 
 use crate::error::Error;
@@ -10,7 +11,7 @@ use crate::worker::{Rank, Worker};
 /// The prefill candidates of a request, the one to try first in front. Empty: no prefill is asked for.
 ///
 /// # Errors
-/// The first is no `host:port`. Others that are none are left out.
+/// The first is no `host:port`, or is not allowed. Others of which that is true are left out.
 pub fn prefill(worker: &Worker, candidates: &[String]) -> Result<Vec<Arc<Endpoint>>, Error> {
     let settings = &worker.settings;
     let primary = if settings.sample_prefiller { any_of(candidates) } else { 0 };
@@ -19,10 +20,11 @@ pub fn prefill(worker: &Worker, candidates: &[String]) -> Result<Vec<Arc<Endpoin
     };
     let first: Endpoint =
         first.parse().map_err(|reason| Error::BadTarget { value: first.clone(), reason })?;
+    allowed(worker, &first)?;
     let mut targets = vec![Arc::new(first)];
     if settings.failover.uses_others() {
         let others = candidates.iter().enumerate().filter(|(index, _)| *index != primary);
-        targets.extend(others.filter_map(|(_, other)| other.parse().ok().map(Arc::new)));
+        targets.extend(others.filter_map(|(_, other)| usable(worker, other)));
         settings.failover.order(&mut targets, worker.now());
     }
     Ok(targets)
@@ -37,10 +39,28 @@ pub fn rank(worker: &Worker, came_for: &Rank, value: Option<&str>) -> Result<Opt
     let Some(value) = value.filter(|_| came_for.index == 0 && ranks.len() > 1) else {
         return Ok(None);
     };
-    let port = value.parse::<Endpoint>().ok().map(|endpoint| endpoint.port());
-    match ranks.iter().find(|rank| Some(rank.port) == port) {
-        Some(rank) => Ok(Some(Arc::clone(rank))),
-        None => Err(Error::UnknownRank { value: value.to_owned() }),
+    let pod_ip = worker.settings.pod_ip.as_deref();
+    let ours = |named: &Endpoint| pod_ip.is_none_or(|ip| ip == named.host());
+    let named: Option<Endpoint> = value.parse().ok().filter(ours);
+    let rank = named.and_then(|named| ranks.iter().find(|rank| rank.port == named.port()));
+    rank.cloned().map(Some).ok_or_else(|| Error::UnknownRank { value: value.to_owned() })
+}
+
+/// The engine that may hold KV of this prompt. Naming none, or one that is not allowed, is no error: the prompt is computed.
+pub fn kv_source(worker: &Worker, value: Option<&str>) -> Option<Arc<Endpoint>> {
+    value.and_then(|value| usable(worker, value))
+}
+
+fn usable(worker: &Worker, value: &str) -> Option<Arc<Endpoint>> {
+    let endpoint = value.parse().ok()?;
+    allowed(worker, &endpoint).is_ok().then(|| Arc::new(endpoint))
+}
+
+fn allowed(worker: &Worker, target: &Endpoint) -> Result<(), Error> {
+    match worker.settings.allowlist.check(target) {
+        Verdict::Allowed => Ok(()),
+        Verdict::Denied => Err(Error::TargetDenied { target: target.to_string() }),
+        Verdict::Unknown(reason) => Err(Error::AllowlistUnknown { reason: reason.to_string() }),
     }
 }
 

@@ -3,14 +3,18 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kvferry_allowlist::Allowlist;
 use kvferry_contract::Endpoint;
 use kvferry_handoff::{Ledger, Limits, Time};
+use kvferry_metrics::Metrics;
 use kvferry_tls::{LegTls, ListenerTls};
+use kvferry_traces::Traces;
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
 use crate::connector::Connector;
 use crate::failover::Failover;
+use crate::inflight::Table;
 use crate::upstream::{Legs, Upstream};
 
 /// One engine of this pod, and the port through which it is reached. With data parallelism there are several.
@@ -58,6 +62,18 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// Idle connections kept to each engine.
     pub max_idle_per_engine: usize,
+    /// Which targets may be dialled.
+    pub allowlist: Allowlist,
+    /// This pod's address.
+    pub pod_ip: Option<String>,
+    /// The connector's name.
+    pub connector_name: &'static str,
+    /// What is counted and timed, for the process.
+    pub metrics: Metrics,
+    /// Traces, for the process.
+    pub traces: Traces,
+    /// One log line for each intercepted request.
+    pub request_log: bool,
     /// TLS of the listeners; `None`: plain.
     pub listener_tls: Option<ListenerTls>,
     /// TLS of the legs.
@@ -72,6 +88,12 @@ pub struct Worker {
     pub ledger: Ledger,
     /// The way to the engines.
     pub legs: Legs,
+    /// What is counted and timed.
+    pub metrics: Metrics,
+    /// Traces.
+    pub traces: Traces,
+    /// Its requests in flight.
+    pub in_flight: Table,
     /// Work that outlives its request, such as releasing KV. The process waits for it before it ends.
     pub background: TaskTracker,
     runtime: Handle,
@@ -83,7 +105,7 @@ impl Worker {
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub fn new(settings: Settings, ledger: Ledger, start: Instant) -> Self {
+    pub fn new(settings: Settings, ledger: Ledger, in_flight: Table, start: Instant) -> Self {
         let upstream = |tls: &Option<LegTls>| {
             Upstream::new(settings.max_idle_per_engine, settings.connect_timeout, tls.clone())
         };
@@ -93,7 +115,17 @@ impl Worker {
             encode: upstream(&settings.leg_tls.encode),
             bootstrap: upstream(&None),
         };
-        Self { settings, ledger, legs, background: TaskTracker::new(), runtime: Handle::current(), start }
+        Self {
+            metrics: settings.metrics.clone(),
+            traces: settings.traces.clone(),
+            in_flight,
+            settings,
+            ledger,
+            legs,
+            background: TaskTracker::new(),
+            runtime: Handle::current(),
+            start,
+        }
     }
 
     /// Now, as the handoff core counts time.

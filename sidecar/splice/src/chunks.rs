@@ -44,8 +44,7 @@ impl Chunks {
     ///
     /// Bytes beyond the end are left out.
     pub fn gather(&self, range: Range<usize>) -> Bytes {
-        let mut cut = Chunks::new();
-        self.append_range(range, &mut cut);
+        let mut cut = self.slice(range);
         match cut.pieces.len() {
             0 => Bytes::new(),
             1 => cut.pieces.swap_remove(0),
@@ -57,6 +56,25 @@ impl Chunks {
                 whole.into()
             }
         }
+    }
+
+    /// The bytes of `range`, shared. Bytes beyond the end are left out.
+    #[must_use]
+    pub fn slice(&self, range: Range<usize>) -> Chunks {
+        let mut cut = Chunks::new();
+        self.append_range(range, &mut cut);
+        cut
+    }
+
+    /// Appends another body without copying it.
+    pub fn extend(&mut self, other: Chunks) {
+        self.len += other.len;
+        self.pieces.extend(other.pieces);
+    }
+
+    /// The buffers in order.
+    pub fn pieces(&self) -> &[Bytes] {
+        &self.pieces
     }
 
     /// The whole as one buffer, shared where possible.

@@ -21,5 +21,5 @@ pub use edit::Edits;
 pub use malformed::{Malformed, MalformedKind};
 pub use memchr::memmem::Finder;
 pub use path::{Missing, get_path, set_path};
-pub use scan::{Document, MAX_WATCHED_MEMBERS, Scanner, scan};
+pub use scan::{Document, MAX_WATCHED_MEMBERS, Scanner, scan, scan_chunks};
 pub use sse::{MAX_HELD_LINE, SseRewriter};

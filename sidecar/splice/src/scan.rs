@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use crate::bits::BitStack;
+use crate::chunks::Chunks;
 use crate::malformed::{Malformed, MalformedKind};
 use crate::strings::{key_equals, plain_run};
 
@@ -67,6 +68,16 @@ impl Document<'_> {
 pub fn scan<'w>(body: &[u8], watch: &'w [&'w str]) -> Result<Document<'w>, Malformed> {
     let mut scanner = Scanner::new(watch);
     scanner.feed(body)?;
+    scanner.finish()
+}
+
+/// Scans a whole body that lies in pieces.
+///
+/// # Errors
+/// [`Malformed`] if it is not exactly one JSON object in UTF-8.
+pub fn scan_chunks<'w>(body: &Chunks, watch: &'w [&'w str]) -> Result<Document<'w>, Malformed> {
+    let mut scanner = Scanner::new(watch);
+    body.pieces().iter().try_for_each(|piece| scanner.feed(piece))?;
     scanner.finish()
 }
 

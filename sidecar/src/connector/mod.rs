@@ -2,16 +2,22 @@
 //! legs may overlap, how KV that nobody will read is released, and until when a prefill may be cancelled. The handoff
 //! itself, its timing and its failures, is the same for all.
 
+pub mod atom;
+mod fresh;
 mod limits;
+pub mod mooncake;
 pub mod nixlv2;
+pub mod offloading;
 mod release;
+pub mod sglang;
+mod source;
 mod usage;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use kvferry_contract::Endpoint;
 use kvferry_splice::{Chunks, Malformed};
 
@@ -28,6 +34,13 @@ pub struct Outgoing {
     pub body: Chunks,
     /// Set on top of the client's headers.
     pub headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Outgoing {
+    /// Adds headers to those it has.
+    pub fn add(&mut self, headers: HeaderMap) {
+        self.headers.extend(headers.into_iter().filter_map(|(name, value)| Some((name?, value))));
+    }
 }
 
 impl From<Chunks> for Outgoing {
@@ -73,10 +86,20 @@ pub trait Connector: std::fmt::Debug + Send + Sync + 'static {
         false
     }
 
-    /// How long prefill may take if the operator set no limit. Legs that overlap need one: a decode engine that waits
+    /// How long prefill may take, if the operator allows no less. Legs that overlap need one: a decode engine that waits
     /// for KV holds memory.
     fn patience(&self) -> Option<Duration> {
         None
+    }
+
+    /// What a client is told first when prefill took too long, where there are words that scripts know.
+    fn known_timeout(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Whether engines can pull KV from another engine's cache. If not, the header that names one is of no use.
+    fn pulls_from_source(&self) -> bool {
+        false
     }
 
     /// What to ask before an attempt at `target`; `None` if nothing, or if the answer is still known.
@@ -124,6 +147,11 @@ pub trait Attempt: std::fmt::Debug + Send + Sync {
         false
     }
 
+    /// The error that the engine told inside its successful answer, if it did. Asked before [`Self::accept`].
+    fn told_error(&self, _answer: &Bytes) -> Option<String> {
+        None
+    }
+
     /// Takes the prefill leg's successful answer.
     ///
     /// # Errors
@@ -139,7 +167,8 @@ pub trait Attempt: std::fmt::Debug + Send + Sync {
     }
 
     /// The release move. It must be harmless if the KV was read or released before, and must never make the decode
-    /// engine read KV. `None`: this connector's KV is a cache that needs no release.
+    /// engine read KV. `None`: no request is known that frees it, and it is left to the engine's own limit. A connector
+    /// whose KV is a cache that needs no release accepts with `kv: false`, and is not asked.
     fn release(&self) -> Option<ReleaseRequest>;
 }
 
@@ -195,11 +224,22 @@ impl Default for Options {
 type Make = fn(&Options) -> Arc<dyn Connector>;
 
 /// Every connector there is, by its name in `--kv-connector`. A new one needs a line here and a file.
-pub const ALL: [(&str, Make); 1] = [("nixlv2", nixlv2::connector)];
+pub const ALL: &[(&str, Make)] = &[
+    ("nixlv2", nixlv2::connector),
+    ("sglang", sglang::connector),
+    ("mooncake", mooncake::connector),
+    ("offloading", offloading::connector),
+    ("atom", atom::connector),
+];
 
 /// The connector that `--kv-connector` names.
 pub fn by_name(name: &str, options: &Options) -> Option<Arc<dyn Connector>> {
     ALL.iter().find(|(known, _)| *known == name).map(|(_, make)| make(options))
+}
+
+/// The name as it stands in [`ALL`]; empty if it is none.
+pub fn name(name: &str) -> &'static str {
+    ALL.iter().find(|(known, _)| *known == name).map_or("", |(known, _)| known)
 }
 
 /// What to look for in every body: the connector's members, and those that others need. Made once for the process.

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use kvferry_contract::Endpoint;
 use kvferry_splice::{Edits, Malformed, get_path, scan};
 
+use super::source::{Tier, extend};
 use super::{
     Accepted, Attempt, Connector, Options, Outgoing, PrefillLimits, ReleaseRequest, Unusable, release,
 };
@@ -23,12 +24,15 @@ const KEEP_FOR_REMOTE: &[u8] = br#"{"do_remote_decode":true,"do_remote_prefill":
 
 /// The connector.
 pub fn connector(options: &Options) -> Arc<dyn Connector> {
-    Arc::new(NixlV2 { limits: options.prefill_limits })
+    let tier = options.p2p_pull.then(|| Tier::new(options));
+    Arc::new(NixlV2 { limits: options.prefill_limits, tier })
 }
 
 #[derive(Debug)]
 struct NixlV2 {
     limits: PrefillLimits,
+    /// The engines have a P2P tier beside NIXL.
+    tier: Option<Tier>,
 }
 
 impl Connector for NixlV2 {
@@ -36,26 +40,37 @@ impl Connector for NixlV2 {
         &[KV]
     }
 
+    fn pulls_from_source(&self) -> bool {
+        self.tier.is_some()
+    }
+
     fn begin(
         &self,
-        _asked: &Asked,
-        _target: &Endpoint,
+        asked: &Asked,
+        target: &Endpoint,
         _answer: Option<&Bytes>,
     ) -> Result<Box<dyn Attempt>, Unusable> {
-        Ok(Box::new(Pull { limits: self.limits, kv: None }))
+        let source = self.tier.as_ref().and_then(|tier| tier.for_prefill(asked, target));
+        let keep = extend(KEEP_FOR_REMOTE, source.as_ref());
+        Ok(Box::new(Pull { limits: self.limits, keep, kv: None }))
+    }
+
+    fn alone(&self, asked: &Asked) -> Option<Outgoing> {
+        self.tier.as_ref()?.alone(asked)
     }
 }
 
-/// One attempt. `kv`: what prefill returned.
+/// One attempt. `keep`: what prefill is asked to do; `kv`: what it returned.
 #[derive(Debug)]
 struct Pull {
     limits: PrefillLimits,
+    keep: Bytes,
     kv: Option<Bytes>,
 }
 
 impl Attempt for Pull {
     fn prefill(&self, asked: &Asked) -> Outgoing {
-        asked.edit(self.limits.apply(Edits::new().set(KV, KEEP_FOR_REMOTE), asked))
+        asked.edit(self.limits.apply(Edits::new().set(KV, self.keep.clone()), asked))
     }
 
     fn accept(&mut self, asked: &Asked, answer: &Bytes) -> Result<Accepted, Malformed> {

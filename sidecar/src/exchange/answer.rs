@@ -69,9 +69,7 @@ impl AnswerBody {
 
     /// A successful decode answer; `headers` are corrected for what is done to it.
     pub(super) fn streamed(headers: &mut HeaderMap, body: Incoming, lease: Lease, mut run: Run) -> Self {
-        let sse = headers
-            .get(CONTENT_TYPE)
-            .is_some_and(|kind| memchr::memmem::find(kind.as_bytes(), b"text/event-stream").is_some());
+        let sse = is_event_stream(headers);
         let rewrite = run
             .usage_edit()
             .filter(|_| sse)
@@ -99,6 +97,12 @@ impl AnswerBody {
             ended: false,
         })))
     }
+}
+
+/// Whether an answer comes as events.
+pub fn is_event_stream(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE);
+    kind.is_some_and(|kind| memchr::memmem::find(kind.as_bytes(), b"text/event-stream").is_some())
 }
 
 /// Passed on unread.
@@ -251,8 +255,8 @@ impl Streamed {
             // A comment is only a sign of life; the engine may not have looked at the KV yet.
         } else if self.sse && ERRORS.iter().any(|error| data.starts_with(error)) {
             // vLLM tells of KV that it could not pull inside a 200.
-            self.run.record.outcome = ERROR_EVENT;
-        } else if self.run.record.outcome != ERROR_EVENT {
+            self.run.record().outcome = ERROR_EVENT;
+        } else if self.run.record().outcome != ERROR_EVENT {
             self.run.handle(Event::DecodeProduced);
         }
     }
@@ -282,7 +286,7 @@ impl Streamed {
         if let Some(observer) = &mut self.observer {
             observer.data(data);
         }
-        self.run.record.sent(data.len());
+        self.run.record().sent(data.len());
     }
 
     /// The engine's answer is complete. Returns the next frame, if any; trailers come after it.
@@ -295,8 +299,8 @@ impl Streamed {
         }
         self.run.handle(Event::DecodeEnded);
         self.ended = true;
-        if self.run.record.outcome == Record::UNFINISHED {
-            self.run.record.outcome = "ok";
+        if self.run.record().outcome == Record::UNFINISHED {
+            self.run.record().outcome = "ok";
         }
         if let Some(lease) = self.lease.take() {
             lease.recycle();
@@ -322,7 +326,7 @@ impl Streamed {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         self.ended = true;
         self.lease = None;
-        self.run.record.outcome = outcome;
+        self.run.record().outcome = outcome;
         Poll::Ready(Some(Err(error)))
     }
 }

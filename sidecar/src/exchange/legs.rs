@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, response};
 use kvferry_contract::Endpoint;
 use kvferry_contract::headers::REQUEST_ID;
 use kvferry_handoff::{Again, Leg};
+use kvferry_metrics::Disaggregation;
 use kvferry_splice::Chunks;
 
 use super::answer::WholeBody;
@@ -28,6 +29,8 @@ const MAX_QUESTION_ANSWER: usize = 1024 * 1024;
 pub struct LegRequest {
     /// What the client asks for.
     pub asked: Asked,
+    /// Which stages it is spread over.
+    pub disaggregation: Disaggregation,
     /// Prefill candidates that may be used, the first one primary. Empty: no prefill.
     pub targets: Vec<Arc<Endpoint>>,
     /// Clean path, and the client's query.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use http::Response;
 
-pub use answer::AnswerBody;
+pub use answer::{AnswerBody, is_event_stream};
 pub use legs::LegRequest;
 
 use crate::record::Record;
@@ -34,28 +34,28 @@ pub async fn serve(worker: Arc<Worker>, request: LegRequest, record: Record) -> 
     };
     match reply {
         Reply::Error(error) => {
-            run.record.failed(&error);
+            run.record().failed(&error);
             respond::error(&error)
         }
         Reply::Refused(sent, outcome) => {
-            run.record.outcome = outcome;
+            run.record().outcome = outcome;
             let (mut head, body) = sent.response.into_parts();
             strip_hop_by_hop_response(&mut head.headers);
-            run.record.status = head.status.as_u16();
+            run.record().answer_begins(head.status.as_u16(), false);
             // The run goes on in the background if KV is to be released; the answer need not wait for that.
             let record = run.end();
             Response::from_parts(head, AnswerBody::plain(body, sent.lease, Some(record)))
         }
         Reply::Whole(mut head, body) => {
             strip_hop_by_hop_response(&mut head.headers);
-            run.record.status = head.status.as_u16();
-            run.record.outcome = "ok";
+            run.record().answer_begins(head.status.as_u16(), false);
+            run.record().outcome = "ok";
             Response::from_parts(head, AnswerBody::whole(body, run.end()))
         }
         Reply::Stream(sent) => {
             let (mut head, body) = sent.response.into_parts();
             strip_hop_by_hop_response(&mut head.headers);
-            run.record.status = head.status.as_u16();
+            run.record().answer_begins(head.status.as_u16(), is_event_stream(&head.headers));
             let body = AnswerBody::streamed(&mut head.headers, body, sent.lease, run);
             Response::from_parts(head, body)
         }

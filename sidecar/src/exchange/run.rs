@@ -7,8 +7,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{HeaderValue, response};
+use http::{HeaderMap, HeaderValue, response};
 use kvferry_contract::Endpoint;
+use kvferry_metrics::{Direction, Failover, Place, ReleaseReason, Retry};
 use kvferry_handoff::{Again, Cause, Command, Commands, Decode, Event, Handoff, Leg, Stage, Target};
 
 use super::answer::WholeBody;
@@ -18,7 +19,6 @@ use crate::connector::{Accepted, Attempt, Observer, Outgoing, UsageEdit};
 use crate::error::{Broken, Error};
 use crate::record::Record;
 use crate::request::headers::unshared;
-use crate::request::route::Api;
 use crate::upstream::Sent;
 use crate::worker::Worker;
 
@@ -38,8 +38,8 @@ pub(super) enum Reply {
 pub(super) struct Run {
     /// `None` only when taken by `end` or by the destructor.
     state: Option<Box<State>>,
-    /// What is measured.
-    pub(super) record: Record,
+    /// What is measured; `None` only when taken by `end`.
+    record: Option<Record>,
 }
 
 struct State {
@@ -52,6 +52,10 @@ struct State {
     candidate: usize,
     /// The attempt under way.
     attempt: Option<Box<dyn Attempt>>,
+    /// How many there were.
+    attempts: u32,
+    /// Why KV is given back, if it is.
+    release_reason: ReleaseReason,
     /// When the prefill leg was sent.
     sent_at: Instant,
     /// The number to put into the answer's usage.
@@ -81,13 +85,16 @@ impl Run {
         let (ledger, limits) = (worker.ledger.clone(), Arc::clone(&worker.settings.limits));
         let (core, commands) = Handoff::start(ledger, limits, recovery, worker.now());
         let id = unshared(&request.asked.id);
-        record.request_id = Some(id.clone());
+        record.request_id(id.clone());
+        record.metrics().disaggregated(request.disaggregation);
         let target = Arc::clone(request.targets.first().expect("a handoff has a prefill target"));
         let mut state = Box::new(State {
             core,
             tasks: Tasks::default(),
             candidate: 0,
             attempt: None,
+            attempts: 0,
+            release_reason: ReleaseReason::ClientLeft,
             sent_at: Instant::now(),
             cached_tokens: None,
             observer: None,
@@ -100,14 +107,20 @@ impl Run {
             request: Some(Arc::new(request)),
             worker,
         });
-        let reply = state.follow(commands, &mut record);
+        let reply = state.follow(commands, Some(&mut record));
         debug_assert!(reply.is_none(), "nothing can be answered before anything happened");
-        Self { state: Some(state), record }
+        Self { state: Some(state), record: Some(record) }
     }
 
     /// Waits for the next event and follows what the core makes of it. Returns the answer when there is one.
     pub(super) async fn step(&mut self) -> Option<Reply> {
-        self.state.as_mut().expect("only a finished run has no state").step(&mut self.record).await
+        let state = self.state.as_mut().expect("only a finished run has no state");
+        state.step(self.record.as_mut()).await
+    }
+
+    /// What is measured.
+    pub(super) fn record(&mut self) -> &mut Record {
+        self.record.as_mut().expect("the record goes only when the run ends")
     }
 
     /// Takes an event that the answer's body saw.
@@ -148,14 +161,13 @@ impl Run {
     /// What to put into the answer's usage.
     pub(super) fn usage_edit(&self) -> Option<UsageEdit> {
         let cached = self.state.as_ref()?.cached_tokens?;
-        UsageEdit::new(self.record.api(), cached)
+        UsageEdit::new(self.record.as_ref()?.api(), cached)
     }
 
     /// Hands out the record; what is left to do goes on in the background.
     pub(super) fn end(mut self) -> Record {
         self.leave();
-        let empty = Record::silent(self.record.api());
-        std::mem::replace(&mut self.record, empty)
+        self.record.take().expect("a run ends once")
     }
 
     /// Nobody waits for an answer any more.
@@ -165,9 +177,8 @@ impl Run {
         };
         let now = state.worker.now();
         let commands = state.core.handle(Event::ClientLeft, now);
-        let mut nobody = Record::silent(self.record.api());
-        drop(state.follow(commands, &mut nobody));
-        state.finish_in_background(self.record.api());
+        drop(state.follow(commands, self.record.as_mut()));
+        state.finish_in_background();
     }
 }
 
@@ -179,24 +190,25 @@ impl Drop for Run {
 
 impl State {
     /// What is left goes on without a client.
-    fn finish_in_background(mut self: Box<Self>, api: Api) {
+    fn finish_in_background(mut self: Box<Self>) {
         if self.core.is_done() {
             return;
         }
         let worker = Arc::clone(&self.worker);
+        let busy = worker.metrics.enter(Place::Release);
         worker.in_background(async move {
-            let mut nobody = Record::silent(api);
             while !self.core.is_done() {
-                drop(self.step(&mut nobody).await);
+                drop(self.step(None).await);
             }
+            drop(busy);
         });
     }
 
-    async fn step(&mut self, record: &mut Record) -> Option<Reply> {
+    async fn step(&mut self, mut record: Option<&mut Record>) -> Option<Reply> {
         let wake = self.core.wake_at();
         let end = self.tasks.next(wake.map(|wake| self.worker.instant(wake))).await;
         let (event, now) = match end {
-            Some(end) => (self.ended(end, record), self.worker.now()),
+            Some(end) => (self.ended(end, record.as_deref_mut()), self.worker.now()),
             // A timer may fire a little early; the core must not be asked again and again for the same moment.
             None => (Event::Tick, self.worker.now().max(wake.unwrap_or_default())),
         };
@@ -213,12 +225,20 @@ impl State {
     }
 
     /// Turns the end of a task into the core's event, and keeps what it brought.
-    fn ended(&mut self, end: TaskEnd, record: &mut Record) -> Event {
+    fn ended(&mut self, end: TaskEnd, record: Option<&mut Record>) -> Event {
         match end {
             TaskEnd::Asked(Ok(answer)) => self.begin(Some(&answer)),
             TaskEnd::Asked(Err(error)) => self.prefill_failed(error, Again::Elsewhere),
             TaskEnd::Prefill(end) => {
-                record.prefill = Some(self.sent_at.elapsed());
+                let mut record = record;
+                if let Some(record) = &mut record {
+                    let how = match &end {
+                        PrefillEnd::Answered(_) => Ok(200),
+                        PrefillEnd::Refused(sent) => Ok(sent.response.status().as_u16()),
+                        PrefillEnd::Failed(error, _) => Err(error.code()),
+                    };
+                    record.prefill_ended(how, self.sent_at.elapsed());
+                }
                 match end {
                     PrefillEnd::Answered(answer) => {
                         self.worker.settings.failover.answered(&self.target);
@@ -252,13 +272,20 @@ impl State {
     }
 
     /// What the connector makes of a successful prefill answer.
-    fn accept(&mut self, answer: &bytes::Bytes, record: &mut Record) -> Event {
+    fn accept(&mut self, answer: &bytes::Bytes, record: Option<&mut Record>) -> Event {
         let request = self.request();
         let attempt = self.attempt.as_mut().expect("a prefill leg belongs to an attempt");
+        self.worker.metrics.bytes(Direction::FromPrefill, answer.len() as u64);
+        if let Some(detail) = attempt.told_error(answer) {
+            let error = Error::PrefillTold { target: self.target.to_string(), detail };
+            return self.prefill_failed(error, Again::Elsewhere);
+        }
         match attempt.accept(&request.asked, answer) {
             Ok(Accepted { kv, cached_tokens, anew }) => {
                 if let Some(cached_tokens) = cached_tokens {
-                    record.cached_tokens = Some(cached_tokens);
+                    if let Some(record) = record {
+                        record.cached_tokens = Some(cached_tokens);
+                    }
                     self.cached_tokens = Some(cached_tokens);
                     if !kv {
                         tracing::warn!(
@@ -303,15 +330,15 @@ impl State {
         }
     }
 
-    fn follow(&mut self, commands: Commands, record: &mut Record) -> Option<Reply> {
+    fn follow(&mut self, commands: Commands, mut record: Option<&mut Record>) -> Option<Reply> {
         let mut reply = None;
         for command in commands {
-            let (event, this) = self.carry_out(command, record);
+            let (event, this) = self.carry_out(command, record.as_deref_mut());
             reply = reply.or(this);
             if let Some(event) = event {
                 let now = self.worker.now();
                 let commands = self.core.handle(event, now);
-                let later = self.follow(commands, record);
+                let later = self.follow(commands, record.as_deref_mut());
                 reply = reply.or(later);
             }
         }
@@ -319,44 +346,72 @@ impl State {
     }
 
     /// Does one thing. Returns the event that follows at once, and the answer, if there are such.
-    fn carry_out(&mut self, command: Command, record: &mut Record) -> (Option<Event>, Option<Reply>) {
+    fn carry_out(&mut self, command: Command, record: Option<&mut Record>) -> (Option<Event>, Option<Reply>) {
         let mut reply = None;
         match command {
             Command::Prepare(target) => return (self.prepare(target, record), None),
             Command::SendPrefill => {
                 let request = self.request();
-                let leg = self.attempt().prefill(&request.asked);
+                let mut leg = self.attempt().prefill(&request.asked);
+                if let Some(record) = record {
+                    let mut headers = HeaderMap::new();
+                    record.prefill_sent(&self.target, &mut headers, leg.body.len());
+                    leg.add(headers);
+                }
                 let (upstream, target) = (self.worker.legs.prefill.clone(), Arc::clone(&self.target));
                 self.sent_at = Instant::now();
                 self.tasks.run_prefill(async move {
                     TaskEnd::Prefill(prefill(upstream, request, target, leg).await)
                 });
             }
-            Command::OrphanPrefill => self.orphan(record.api()),
+            Command::OrphanPrefill => {
+                if let Some(record) = record {
+                    record.prefill_cancelled();
+                }
+                self.orphan();
+            }
             Command::AskLocal => {
                 let granted = self.worker.settings.failover.grant_local(self.worker.now());
+                let outcome = if granted { Failover::Local } else { Failover::OverBudget };
+                self.worker.metrics.failed_over(outcome);
+                if granted {
+                    self.worker.metrics.retried(Retry::Local);
+                }
                 return (Some(Event::LocalGranted(granted)), None);
             }
             Command::SendDecode(how) => self.send_decode(how, record),
             Command::Release => {
                 let request = self.attempt().release();
-                let Some(request) = request else { return (Some(Event::ReleaseEnded(true)), None) };
+                let Some(request) = request else { return (Some(Event::ReleaseEnded(false)), None) };
+                self.worker.metrics.released(self.release_reason);
                 let (id, authorization) = (self.id.clone(), self.authorization.clone());
                 let (upstream, decoder) = (self.worker.legs.decode.clone(), Arc::clone(&self.decoder));
                 self.tasks.run_prefill(async move {
                     TaskEnd::Release(release(upstream, decoder, request, id, authorization).await)
                 });
             }
-            Command::CancelPrefill | Command::CancelRelease => self.tasks.cancel_prefill(),
+            Command::CancelRelease => self.tasks.cancel_prefill(),
+            Command::CancelPrefill => {
+                self.tasks.cancel_prefill();
+                if let Some(record) = record {
+                    record.prefill_cancelled();
+                }
+            }
             Command::CancelDecode => {
                 self.tasks.cancel_decode();
                 self.from_decode = None;
+                if let Some(record) = record {
+                    record.decode_cancelled();
+                }
             }
             Command::AnswerPrefill => {
                 reply = self.from_prefill.take().map(|brought| brought.reply("prefill_refused"));
             }
             Command::AnswerDecode => {
                 reply = self.from_decode.take().map(|brought| brought.reply("decode_refused"));
+                if let Some(Reply::Refused(..)) = reply {
+                    self.release_reason = ReleaseReason::DecodeFailed;
+                }
                 if let Some(Reply::Whole(_, body)) = &reply {
                     if let Some(mut observer) = self.observer.take() {
                         observer.data(body.data());
@@ -366,6 +421,12 @@ impl State {
                 }
             }
             Command::AnswerError(cause) | Command::BreakAnswer(cause) => {
+                self.release_reason = match cause {
+                    Cause::Failed(_) | Cause::Exhausted => ReleaseReason::DecodeFailed,
+                    Cause::PrefillTimeout | Cause::RequestTimeout(_) | Cause::DecodeStalled => {
+                        ReleaseReason::Deadline
+                    }
+                };
                 reply = Some(Reply::Error(self.error(cause)));
             }
         }
@@ -382,13 +443,19 @@ impl State {
     }
 
     /// Makes an attempt ready. `None`: its question has to be answered first.
-    fn prepare(&mut self, target: Target, record: &mut Record) -> Option<Event> {
+    fn prepare(&mut self, target: Target, record: Option<&mut Record>) -> Option<Event> {
         if target == Target::Next {
             self.candidate += 1;
             let next = self.request().targets.get(self.candidate).cloned();
             self.target = next.expect("the core goes to no more candidates than there are");
         }
-        record.target = self.target.to_string();
+        if let Some(record) = record {
+            if self.attempts > 0 {
+                record.metrics().retried(if target == Target::Next { Retry::Other } else { Retry::Same });
+            }
+            record.goes_to(&self.target);
+        }
+        self.attempts += 1;
         self.tasks.cancel_prefill();
         match self.worker.settings.connector.question(&self.target) {
             None => Some(self.begin(None)),
@@ -400,10 +467,10 @@ impl State {
         }
     }
 
-    fn send_decode(&mut self, how: Decode, record: &mut Record) {
+    fn send_decode(&mut self, how: Decode, record: Option<&mut Record>) {
         let request = self.request();
         let asked = &request.asked;
-        let leg: Outgoing = match how {
+        let mut leg: Outgoing = match how {
             Decode::AfterPrefill => self.attempt().decode(asked),
             Decode::BesidePrefill => self
                 .attempt()
@@ -419,7 +486,11 @@ impl State {
             self.observer = self.attempt().observer(asked);
         }
         let usage = self.cached_tokens.and_then(|cached| UsageEdit::new(asked.api, cached));
-        record.decode_sent = Some(Instant::now());
+        if let Some(record) = record {
+            let mut headers = HeaderMap::new();
+            record.decode_sent(&self.decoder, &mut headers);
+            leg.add(headers);
+        }
         let upstream = self.worker.legs.decode.clone();
         if how != Decode::BesidePrefill {
             // The leg holds the last reference: the body goes as soon as it is sent and answered.
@@ -429,7 +500,7 @@ impl State {
     }
 
     /// Hands what is left of the present attempt to a core of its own.
-    fn orphan(&mut self, api: Api) {
+    fn orphan(&mut self) {
         let named = self.attempt.as_ref().is_some_and(|attempt| attempt.named());
         let (ledger, limits) = (self.worker.ledger.clone(), Arc::clone(&self.worker.settings.limits));
         let runs = self.tasks.prefill_runs();
@@ -441,6 +512,8 @@ impl State {
             request: self.request.clone(),
             candidate: self.candidate,
             attempt: self.attempt.take(),
+            attempts: self.attempts,
+            release_reason: ReleaseReason::Superseded,
             sent_at: self.sent_at,
             cached_tokens: None,
             observer: None,
@@ -451,9 +524,8 @@ impl State {
             target: Arc::clone(&self.target),
             decoder: Arc::clone(&self.decoder),
         });
-        let mut nobody = Record::silent(api);
-        drop(orphan.follow(commands, &mut nobody));
-        orphan.finish_in_background(api);
+        drop(orphan.follow(commands, None));
+        orphan.finish_in_background();
     }
 
     fn request(&self) -> Arc<LegRequest> {
@@ -479,7 +551,9 @@ impl State {
                 }
             }
             Cause::PrefillTimeout => {
-                Error::PrefillTimeout { target: self.target.to_string(), limit_ms: limit_ms(limits.prefill) }
+                let known_as = self.worker.settings.connector.known_timeout();
+                let limit_ms = limit_ms(limits.prefill);
+                Error::PrefillTimeout { target: self.target.to_string(), limit_ms, known_as }
             }
             Cause::RequestTimeout(leg) => Error::RequestTimeout { leg, limit_ms: limit_ms(limits.request) },
             Cause::DecodeStalled => Error::DecodeStalled { limit_ms: limit_ms(limits.decode_stall) },

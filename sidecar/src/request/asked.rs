@@ -1,5 +1,7 @@
 //! What a client asks for, as connectors see it.
 
+use std::sync::Arc;
+
 use http::{HeaderMap, HeaderValue};
 use kvferry_contract::Endpoint;
 use kvferry_splice::Edits;
@@ -20,7 +22,7 @@ pub struct Asked {
     /// The id that both legs carry.
     pub id: HeaderValue,
     /// Another engine whose cache may hold a part of the prompt.
-    pub kv_source: Option<Endpoint>,
+    pub kv_source: Option<Arc<Endpoint>>,
     /// The port on which the request arrived: with data parallel ranks, which of them it is for.
     pub port: u16,
 }

@@ -43,6 +43,18 @@ impl Api {
         }
     }
 
+    /// The same in metrics.
+    pub fn metric(self) -> kvferry_metrics::Api {
+        match self {
+            Self::ChatCompletions => kvferry_metrics::Api::ChatCompletions,
+            Self::Completions => kvferry_metrics::Api::Completions,
+            Self::Messages => kvferry_metrics::Api::Messages,
+            Self::Responses => kvferry_metrics::Api::Responses,
+            Self::VllmGenerate => kvferry_metrics::Api::VllmGenerate,
+            Self::SglangGenerate => kvferry_metrics::Api::SglangGenerate,
+        }
+    }
+
     /// Its path, clean.
     pub fn path(self) -> &'static str {
         let (path, _) =

@@ -1,12 +1,13 @@
 //! Engines and sidecar under test, and how they are found empty at the end.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use clap::Parser;
 use kvferry_emulator::{Config, Emulator, State};
+use kvferry_config::{Options, World};
 use kvferry_handoff::Counts;
-use kvferry_sidecar::config::Config as Flags;
+use kvferry_sidecar::assemble;
 use kvferry_sidecar::server::Server;
 use kvferry_sidecar::worker::Rank;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -33,16 +34,19 @@ impl Sidecar {
     /// One that forwards to the decode engine on `decode_port`.
     pub(crate) fn start(decode_port: u16, flags: &[&str]) -> Self {
         let decoder = format!("--model-server-port={decode_port}");
-        let mut args = vec!["kvferry-sidecar", "--secure-proxy=false", &decoder];
+        let mut args = vec!["--secure-proxy=false", &decoder];
         if !flags.iter().any(|flag| flag.starts_with("--workers")) {
             args.push("--workers=2");
         }
         args.extend(flags);
-        let mut checked = Flags::try_parse_from(args).unwrap().check().unwrap();
-        // Any free port.
-        let decoder = std::sync::Arc::clone(&checked.settings.ranks[0].decoder);
-        checked.settings.ranks = vec![std::sync::Arc::new(Rank { index: 0, port: 0, decoder })];
-        let server = Server::start(&checked.settings, checked.workers).unwrap();
+        let options = options(&args);
+        let mut settings = assemble::settings(&options).unwrap();
+        // Any free port for the first rank; a test with more of them says where they are.
+        let first = &settings.ranks[0];
+        if options.ports.data_parallel_size.get() == 1 {
+            settings.ranks = vec![Arc::new(Rank { index: 0, port: 0, decoder: Arc::clone(&first.decoder) })];
+        }
+        let server = Server::start(&settings, options.process.workers.get()).unwrap();
         let address = (Ipv4Addr::LOCALHOST, server.address().port()).into();
         Self { server: Some(server), address }
     }
@@ -95,6 +99,13 @@ impl Drop for Sidecar {
             "the test did not look whether anything was left: call end()"
         );
     }
+}
+
+/// What these flags mean, without an environment.
+pub(crate) fn options(args: &[&str]) -> Options {
+    let world = World { variable: &|_| None, ..World::of_process() };
+    let parsed = kvferry_config::parse(args, &assemble::known(), &world);
+    parsed.unwrap_or_else(|exit| panic!("{}", exit.text)).options
 }
 
 /// How to start a [`Rig`].

@@ -16,7 +16,7 @@ fn a_configuration_that_cannot_work_ends_with_code_2_and_one_line() {
         (&["--workers=0"], "--workers must be at least 1"),
         (&["--body-timeout=0s"], "--body-timeout must be greater than 0"),
         (&["--connect-timeout=0s"], "--connect-timeout must be greater than 0"),
-        (&["--secure-proxy=true"], "--secure-proxy=false"),
+        (&["--cert-path=/nowhere", "--secure-proxy=false", "--client-ca-path=x"], "--client-ca-path"),
     ] {
         let all = [&["--secure-proxy=false"], args].concat();
         let all = if args[0].starts_with("--secure") { args } else { &all };

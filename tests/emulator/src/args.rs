@@ -69,6 +69,7 @@ pub(crate) struct Args {
 enum RoleArg {
     Prefill,
     Decode,
+    Encode,
     Both,
 }
 
@@ -77,6 +78,7 @@ impl From<RoleArg> for Role {
         match role {
             RoleArg::Prefill => Role::Prefill,
             RoleArg::Decode => Role::Decode,
+            RoleArg::Encode => Role::Encode,
             RoleArg::Both => Role::Both,
         }
     }

@@ -7,8 +7,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Which side of a prefill/decode pair the engine plays. It is only reported (header `x-emulator-role`,
-/// `/emulator/state`): like vLLM, an engine serves whatever a request asks of it.
+use crate::store::SharedStore;
+
+/// Which side of a prefill/decode pair the engine plays. It is reported (header `x-emulator-role`,
+/// `/emulator/state`); like vLLM, an engine serves whatever a request asks of it. What depends on it: an sglang
+/// room, who fills the shared store, and that an encoder does nothing but encode.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -16,6 +19,8 @@ pub enum Role {
     Prefill,
     /// Pulls KV and generates.
     Decode,
+    /// Turns multimodal parts into bytes for the engine that computes the prompt.
+    Encode,
     /// Either, request by request.
     #[default]
     Both,
@@ -28,6 +33,7 @@ impl Role {
         match self {
             Role::Prefill => "prefill",
             Role::Decode => "decode",
+            Role::Encode => "encode",
             Role::Both => "both",
         }
     }
@@ -135,6 +141,11 @@ pub struct Config {
     pub connector: Option<Connector>,
     /// Data-parallel ranks that the bootstrap server lists, each with an engine id of its own; at least 1.
     pub dp_size: u32,
+    /// Where prefill engines leave their prompts' blocks for others, and where every engine looks for the start
+    /// of a prompt.
+    pub shared_store: Option<SharedStore>,
+    /// Where encoders leave their outputs instead of keeping them, and where every engine looks for them.
+    pub encoder_store: Option<SharedStore>,
     /// The one model name that is served; any other is answered 404.
     pub model: String,
     /// Tokens in a block; at least 1.
@@ -206,6 +217,8 @@ impl Default for Config {
             notify_port: 0,
             connector: None,
             dp_size: 1,
+            shared_store: None,
+            encoder_store: None,
             model: "tiny".into(),
             block_size: 16,
             // 2 Mi tokens: a 5 MB prompt fits, and at 64 bytes a token the full pool is 128 MiB.

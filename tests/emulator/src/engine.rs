@@ -10,15 +10,18 @@ use uuid::Uuid;
 
 use crate::aborts::Aborts;
 use crate::config::{Config, Speeds};
+use crate::encoder::Outputs;
 use crate::faults::FaultCell;
+use crate::handoff::inbox::Inbox;
 use crate::handoff::table::Meetings;
 use crate::host_cache::HostCache;
 use crate::lease::LeaseTable;
 use crate::listening::Ports;
 use crate::pool::BlockPool;
 use crate::prefix::PrefixCache;
-use crate::state::{BlockState, HeldState, LeaseState, RequestState, State, Totals};
+use crate::state::{BlockState, EncoderState, HeldState, LeaseState, RequestState, State, Totals};
 use crate::stats::Stats;
+use crate::tasks::Tasks;
 
 /// What outlives a restart: settings that a test made and expects to keep.
 pub(crate) struct Settings {
@@ -51,8 +54,11 @@ pub(crate) struct Engine {
     pub(crate) pool: Arc<BlockPool>,
     pub(crate) leases: Arc<LeaseTable>,
     pub(crate) meetings: Arc<Meetings>,
+    pub(crate) inbox: Inbox,
     pub(crate) host_cache: HostCache,
+    pub(crate) outputs: Outputs,
     pub(crate) aborts: Arc<Aborts>,
+    pub(crate) tasks: Tasks,
     pub(crate) stats: Arc<Stats>,
     pub(crate) prefix: Mutex<PrefixCache>,
 }
@@ -69,11 +75,14 @@ impl Engine {
             id: Uuid::new_v4().to_string(),
             settings,
             ports,
+            tasks: Tasks::new(runtime.clone()),
             runtime,
             pool,
             leases,
             meetings,
+            inbox: Inbox::default(),
             host_cache: HostCache::default(),
+            outputs: Outputs::default(),
             aborts: Arc::default(),
             stats,
             prefix: Mutex::default(),
@@ -118,6 +127,7 @@ impl Engine {
             },
             requests: RequestState { running: stats.running.get(), waiting: stats.waiting.get() },
             leases: self.held(),
+            encoder: EncoderState { pinned: self.outputs.pinned(), cached: self.outputs.cached() },
             totals: Totals {
                 prefills: stats.prefills.get(),
                 decodes: stats.decodes.get(),
@@ -129,6 +139,16 @@ impl Engine {
                 expired: stats.expired.get(),
                 aborted: stats.aborted.get(),
                 computed_prompts: stats.computed_prompts.get(),
+                source_hits: stats.source_hits.get(),
+                source_misses: stats.source_misses.get(),
+                source_failures: stats.source_failures.get(),
+                encoded_here: stats.encoded_here.get(),
+                encoder_loaded: stats.encoder_loaded.get(),
+                encoder_fetched: stats.encoder_fetched.get(),
+                encoder_outputs: stats.encoder_outputs.get(),
+                declined: stats.declined.get(),
+                store_saved: stats.store_saved.get(),
+                store_loaded: stats.store_loaded.get(),
             },
         }
     }

@@ -8,6 +8,8 @@ pub(crate) enum Finish {
     Length,
     /// Somebody asked for the end.
     Abort,
+    /// Too little of the prompt was cached, and the request wanted it not to be computed.
+    CacheThreshold,
 }
 
 impl Finish {
@@ -16,6 +18,7 @@ impl Finish {
         match self {
             Self::Length => "length",
             Self::Abort => "abort",
+            Self::CacheThreshold => "cache_threshold",
         }
     }
 

@@ -27,6 +27,11 @@ impl Chain {
         Self(model.bytes().fold(STEP, |state, byte| mix(state ^ u64::from(byte)).wrapping_add(STEP)))
     }
 
+    /// The same prefix under other circumstances; a salt of 0 changes nothing.
+    pub(crate) fn salted(self, salt: u64) -> Self {
+        Self(self.0 ^ mix(salt))
+    }
+
     /// Appends one token.
     pub(crate) fn push(&mut self, token: u32) {
         self.0 = mix(self.0.rotate_left(23).wrapping_add(mix(u64::from(token) + STEP)));
@@ -75,6 +80,11 @@ impl Digest {
         self.0 = (self.0.rotate_left(29) ^ word).wrapping_mul(0xD6E8_FEB8_6659_FD93);
     }
 
+    /// The digest as a number.
+    pub(crate) fn value(self) -> u64 {
+        self.0
+    }
+
     /// The token that this KV says comes next.
     pub(crate) fn next_token(self) -> u32 {
         tokens::reduce(mix(self.0))
@@ -109,6 +119,13 @@ mod tests {
         one.push(1);
         two.push(1);
         assert_ne!(one.hash(), two.hash());
+    }
+
+    #[test]
+    fn only_a_salt_of_0_leaves_a_chain_as_it_is() {
+        let chain = Chain::new("m");
+        assert_eq!(chain.salted(0), chain);
+        assert_ne!(chain.salted(1), chain);
     }
 
     #[test]

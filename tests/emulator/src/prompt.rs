@@ -6,6 +6,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
 use crate::engine::Engine;
+use crate::handoff::shared;
 use crate::kv::{Chain, Digest};
 use crate::pool::BlockHold;
 use crate::transfer::send::due;
@@ -53,23 +54,33 @@ impl<'a> Prompt<'a> {
         self.ids.len()
     }
 
-    /// Tokens covered by known blocks, at least one token short of the prompt; remembers the new blocks.
-    pub(crate) fn remember(&self, engine: &Engine) -> usize {
-        if !engine.config().prefix_cache {
-            return 0;
-        }
-        let mut cache = engine.prefix.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Tokens covered by blocks that the prefix cache knows, at least one token short of the prompt.
+    pub(crate) fn known(&self, engine: &Engine) -> usize {
+        let cache = engine.prefix.lock().unwrap_or_else(PoisonError::into_inner);
         let block = engine.config().block_size as usize;
-        let hits = cache.leading_hits(&self.names).min((self.len() - 1) / block);
-        cache.remember(&self.names);
-        hits * block
+        cache.leading_hits(&self.names).min((self.len() - 1) / block) * block
     }
 
-    /// Writes the KV that was not received, at the pretended speed for what is not known either.
-    pub(crate) async fn compute(&self, engine: &Engine, share: Share, hold: &mut BlockHold) {
+    /// The share of the prompt, 0 to 1, that need not be computed.
+    pub(crate) fn available_share(&self, engine: &Engine) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "a ratio of token counts far below 2^53")]
+        let share = shared::available(engine, self) as f64 / self.len() as f64;
+        share
+    }
+
+    /// Makes the blocks known.
+    pub(crate) fn remember(&self, engine: &Engine) {
+        if engine.config().prefix_cache {
+            engine.prefix.lock().unwrap_or_else(PoisonError::into_inner).remember(&self.names);
+        }
+    }
+
+    /// Writes the KV that was not received, at the pretended speed for what is not known either. A `salt` other
+    /// than 0 makes it the KV of no prompt.
+    pub(crate) async fn compute(&self, engine: &Engine, share: Share, salt: u64, hold: &mut BlockHold) {
         let start = Instant::now();
         let cached = share.received.max(share.known);
-        let mut chain = Chain::new(&engine.config().model);
+        let mut chain = Chain::new(&engine.config().model).salted(salt);
         for (index, chunk) in self.ids.chunks(CHUNK).enumerate() {
             let first = index * CHUNK;
             for (offset, token) in chunk.iter().enumerate() {

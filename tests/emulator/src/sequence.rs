@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::engine::Engine;
 use crate::error::ApiError;
-use crate::handoff::{Finished, HandedOut, Plan, Sink};
+use crate::handoff::{Finished, HandedOut, Plan, Sink, shared};
 use crate::kv::{Chain, Digest};
 use crate::params::Tokens;
 use crate::pool::BlockHold;
@@ -51,6 +51,8 @@ impl Drop for Unfinished {
 impl Sequence {
     /// Waits for blocks, then computes or receives the prompt's KV. `request` is the id that clients see.
     ///
+    /// `None` when the plan wants more of the prompt to be cached than is.
+    ///
     /// # Errors
     /// When the KV could not be had and the engine does not recompute, or could not be handed over.
     pub(crate) async fn start(
@@ -59,31 +61,45 @@ impl Sequence {
         ids: &[u32],
         max_tokens: usize,
         plan: Plan,
-    ) -> Result<Self, ApiError> {
+    ) -> Result<Option<Self>, ApiError> {
         let arrived = Instant::now();
         let mut unfinished = Unfinished(Some(Arc::clone(engine)));
         let waiting = engine.stats.waiting.enter();
-        let Plan { source, sink } = plan;
+        let Plan { source, sink, threshold, needs } = plan;
         let prompt = Prompt::new(engine, ids);
+        if source.computes() && threshold.is_some_and(|least| prompt.available_share(engine) < least) {
+            unfinished.0 = None;
+            engine.stats.declined.inc();
+            return Ok(None);
+        }
         let blocks = engine.pool.blocks_for(prompt.len() + max_tokens);
-        let obtained = source.obtain(engine, blocks, prompt.len()).await;
+        let obtained = source.obtain(engine, blocks, &prompt).await;
         let mut obtained = obtained.inspect_err(|_| unfinished.0 = None)?;
         drop(waiting);
         let running = engine.stats.running.enter();
         let hold = &mut obtained.hold;
-        let share = Share { received: obtained.received, known: prompt.remember(engine) };
+        if obtained.received == 0 {
+            obtained.received = shared::load(engine, &prompt, hold);
+        }
+        let share = Share { received: obtained.received, known: prompt.known(engine) };
+        prompt.remember(engine);
         // Received tokens count as cached here, as in vLLM without its `remote_prefill_cached_tokens`: a proxy that
         // is to report the prefill's count instead has something to correct.
         let cached_tokens = share.received.max(share.known).min(prompt.len() - 1);
         engine.stats.prompt(prompt.len(), share);
         if share.received < prompt.len() {
-            prompt.compute(engine, share, hold).await;
+            let salt = match needs {
+                Some(needs) => needs.gather(engine).await.inspect_err(|_| unfinished.0 = None)?,
+                None => 0,
+            };
+            prompt.compute(engine, share, salt, hold).await;
         }
+        shared::save(engine, &prompt, hold);
         engine.host_cache.keep(&prompt.names, |index| hold.copy_block(index));
         let digest = prompt.read_back(hold).await;
         sink.deliver(engine, hold, prompt.len()).await.inspect_err(|_| unfinished.0 = None)?;
         engine.stats.ttft_seconds.observe(arrived.elapsed().as_secs_f64());
-        Ok(Self {
+        Ok(Some(Self {
             engine: Arc::clone(engine),
             request,
             hold: obtained.hold,
@@ -96,7 +112,7 @@ impl Sequence {
             cached_tokens,
             _running: running,
             unfinished,
-        })
+        }))
     }
 
     /// The next output token; `None` after the last.

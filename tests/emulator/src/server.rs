@@ -13,6 +13,7 @@ use tokio::time::sleep;
 
 use crate::config::Config;
 use crate::engine::{Engine, Settings};
+use crate::handoff::inbox;
 use crate::http::conn::{self, Conn, Face};
 use crate::http::io::{ConnControl, FaultStream};
 use crate::http::seen::SeenRing;
@@ -61,7 +62,10 @@ impl Shared {
     pub(crate) fn restart(&self, spare: Option<u64>) {
         {
             let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
-            *engine = Engine::new(Arc::clone(&self.settings), engine.ports, engine.runtime.clone());
+            let next = Engine::new(Arc::clone(&self.settings), engine.ports, engine.runtime.clone());
+            // First of all, so that no goodbye of a request that the restart ends leaves the old life.
+            engine.tasks.end();
+            *engine = next;
         }
         self.reset_all(spare);
     }
@@ -123,7 +127,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, listening: Listening) {
         () = accept(&bootstrap, |socket| http_conn(&shared, socket, Face::Bootstrap)) => {}
         () = accept(&kv, |socket| kv_conn(&shared, socket, Door::Kv)) => {}
         () = accept(&p2p, |socket| kv_conn(&shared, socket, Door::P2p)) => {}
-        () = accept(&notify, drop) => {}
+        () = accept(&notify, |socket| notify_conn(&shared, socket)) => {}
         () = shared.stop.notified() => {}
     }
 }
@@ -138,6 +142,14 @@ fn kv_conn(shared: &Arc<Shared>, socket: TcpStream, door: Door) {
     shared.track(|_, control| async move {
         // The reader's departure and its refusal both show on its own side.
         let _ = kv::serve(engine, door, FaultStream::new(socket, control)).await;
+    });
+}
+
+fn notify_conn(shared: &Arc<Shared>, socket: TcpStream) {
+    let _ = socket.set_nodelay(true);
+    let engine = shared.engine();
+    shared.track(|_, control| async move {
+        let _ = inbox::serve(engine, FaultStream::new(socket, control)).await;
     });
 }
 

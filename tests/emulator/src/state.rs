@@ -15,6 +15,9 @@ pub struct State {
     pub requests: RequestState,
     /// Prefills that wait for their reader, oldest first.
     pub leases: Vec<LeaseState>,
+    /// Encoder outputs.
+    #[serde(default)]
+    pub encoder: EncoderState,
     /// Counters since the engine (re)started.
     pub totals: Totals,
 }
@@ -26,6 +29,7 @@ impl State {
         self.blocks.free == self.blocks.total
             && self.requests == RequestState::default()
             && self.leases.is_empty()
+            && self.encoder.pinned == 0
     }
 }
 
@@ -56,6 +60,15 @@ pub struct RequestState {
     pub running: u64,
     /// Waiting for blocks or for remote KV.
     pub waiting: u64,
+}
+
+/// What an encoder keeps.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EncoderState {
+    /// Outputs that wait for their first reader.
+    pub pinned: usize,
+    /// Outputs that could be fetched, pinned or not.
+    pub cached: usize,
 }
 
 /// One live lease.
@@ -94,4 +107,34 @@ pub struct Totals {
     /// engine whose handoffs all work has none.
     #[serde(default)]
     pub computed_prompts: u64,
+    /// Prompts whose start came from a `remote_kv_source`.
+    #[serde(default)]
+    pub source_hits: u64,
+    /// Sources that had nothing of the prompt.
+    #[serde(default)]
+    pub source_misses: u64,
+    /// Sources that could not be asked.
+    #[serde(default)]
+    pub source_failures: u64,
+    /// Blocks loaded from the shared store.
+    #[serde(default)]
+    pub store_loaded: u64,
+    /// Blocks saved to the shared store.
+    #[serde(default)]
+    pub store_saved: u64,
+    /// Prompts declined because less of them was cached than their `cache_hit_threshold`.
+    #[serde(default)]
+    pub declined: u64,
+    /// Parts that this engine encoded for others.
+    #[serde(default)]
+    pub encoder_outputs: u64,
+    /// Parts whose bytes came from an encoder.
+    #[serde(default)]
+    pub encoder_fetched: u64,
+    /// Parts whose bytes came from the encoder store.
+    #[serde(default)]
+    pub encoder_loaded: u64,
+    /// Parts that this engine had to encode for its own prompts. None, where an encode stage works.
+    #[serde(default)]
+    pub encoded_here: u64,
 }

@@ -6,15 +6,12 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Answer, Leg, TOKENS, eventually, get, output, post, request, routes, send, start};
+use common::{Leg, SOON, eventually, get, output, post, prompt, refused, request, routes, send, start};
 use http::{Method, StatusCode};
 use kvferry_emulator::{Config, Connector, Emulator, Faults, Role, Speeds};
 use serde_json::{Value, json};
 
 const PATH: &str = "/v1/completions";
-
-/// Patience of engines whose other leg is not to come.
-const SOON: Duration = Duration::from_millis(200);
 
 async fn pair(patience: Duration) -> (Emulator, Emulator) {
     let config = |role| Config { role, rendezvous_timeout: patience, ..Config::default() };
@@ -32,15 +29,6 @@ fn leg(body: &Value, prefill: &Emulator, room: u64) -> Value {
     leg["bootstrap_port"] = prefill.bootstrap_port().into();
     leg["bootstrap_room"] = room.into();
     leg
-}
-
-fn prompt() -> Value {
-    json!({"model": "tiny", "prompt": "the quick brown fox jumps over the lazy dog", "max_tokens": TOKENS})
-}
-
-fn refused(answer: &Answer, words: &str) {
-    assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR, "{}", answer.text());
-    assert!(answer.text().contains(words), "{}", answer.text());
 }
 
 #[tokio::test]

@@ -33,6 +33,8 @@ pub(super) struct Whole<'a> {
     prompt_logprobs: Option<()>,
     prompt_token_ids: Option<Vec<u32>>,
     kv_transfer_params: Option<&'a HandedOut>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ec_transfer_params: Option<&'a Value>,
 }
 
 #[derive(Serialize)]
@@ -82,6 +84,7 @@ pub(super) fn whole<'a>(job: &'a Job, outcome: &'a Outcome) -> Whole<'a> {
         prompt_logprobs: None,
         prompt_token_ids: job.shown_prompt(0),
         kv_transfer_params: outcome.handle(),
+        ec_transfer_params: outcome.encoded.as_ref(),
     }
 }
 

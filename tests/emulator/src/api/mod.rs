@@ -22,6 +22,7 @@ use http::{HeaderMap, Response, StatusCode, header};
 use serde_json::Value;
 use uuid::Uuid;
 
+use crate::encoder::{self, Needs};
 use crate::engine::Engine;
 use crate::error::ApiError;
 use crate::handoff::{Intent, Plan};
@@ -139,8 +140,12 @@ fn prepare(
     }
     let mut wanted = route.read(&body)?;
     let intent = Intent::read(engine, headers, &body);
+    let threshold = wanted.threshold;
+    let encodes = encoder::task(engine, &body)?;
+    let needs = Needs::read(&body).filter(|_| encodes.is_none());
+    let plan = |index| Plan { threshold, needs: needs.clone(), ..intent.plan(engine, index) };
     // One claim even without a prompt: that is a rejection like any other.
-    let plans = |prompts: usize| (0..prompts.max(1)).map(|index| intent.plan(engine, index)).collect();
+    let plans = |prompts: usize| (0..prompts.max(1)).map(plan).collect();
     let prompts = wanted.prompts.len();
     let plans = if route.releases_on_rejection() {
         // The claims are armed first: if the checks fail, their drop is the release.
@@ -151,7 +156,10 @@ fn prepare(
         request::check(engine, &mut wanted)?;
         plans(prompts)
     };
-    if intent.one_token {
+    if encodes.is_some() && wanted.stream {
+        return Err(ApiError::bad_request("An encode request cannot stream.", "stream"));
+    }
+    if intent.one_token || encodes.is_some() {
         wanted.max_tokens = 1;
     }
     let rid = body.get("rid").and_then(Value::as_str).map(str::to_owned);
@@ -159,7 +167,8 @@ fn prepare(
         (Some(rid), Route::Native) => rid.clone(),
         _ => format!("{}{}", route.id_prefix(), request_id(headers)),
     };
-    Ok((Job::new(id, rid, engine.config().model.clone(), wanted), plans))
+    let job = Job::new(id, rid, engine.config().model.clone(), wanted);
+    Ok((Job { encodes, ..job }, plans))
 }
 
 /// vLLM insists on JSON; a request without the header is let through, for hand-written tests.

@@ -25,6 +25,8 @@ pub(crate) struct Wanted {
     pub(crate) stream: bool,
     pub(crate) include_usage: bool,
     pub(crate) return_token_ids: bool,
+    /// The least share of a prompt that must be cached.
+    pub(crate) threshold: Option<f64>,
 }
 
 impl Wanted {
@@ -47,6 +49,7 @@ impl Wanted {
             stream: flag(body, "stream")?,
             include_usage: options.map_or(Ok(false), |options| flag(options, "include_usage"))?,
             return_token_ids: flag(body, "return_token_ids")?,
+            threshold: typed(body, "cache_hit_threshold", "number", Value::as_f64)?,
         })
     }
 
@@ -69,6 +72,10 @@ pub(crate) fn check(engine: &Engine, wanted: &mut Wanted) -> Result<(), ApiError
     }
     if wanted.prompts.is_empty() || wanted.prompts.iter().any(Vec::is_empty) {
         return Err(ApiError::bad_request("The decoder prompt cannot be empty", "prompt"));
+    }
+    if wanted.threshold.is_some_and(|share| !(0.0..=1.0).contains(&share)) {
+        let message = "cache_hit_threshold must be between 0 and 1.";
+        return Err(ApiError::bad_request(message, "cache_hit_threshold"));
     }
     if wanted.max_tokens < 1 {
         let message = format!("max_tokens must be at least 1, got {}.", wanted.max_tokens);

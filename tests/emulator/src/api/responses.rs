@@ -46,6 +46,8 @@ pub(super) struct Whole<'a> {
     truncation: &'static str,
     usage: Option<ResponsesUsage>,
     kv_transfer_params: Option<&'a HandedOut>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ec_transfer_params: Option<&'a Value>,
 }
 
 #[derive(Serialize)]
@@ -84,6 +86,7 @@ pub(super) fn whole<'a>(job: &'a Job, outcome: &'a Outcome) -> Whole<'a> {
     Whole {
         usage: Some(ResponsesUsage::new(outcome.usage)),
         kv_transfer_params: outcome.handle(),
+        ec_transfer_params: outcome.encoded.as_ref(),
         status: "incomplete",
         incomplete_details: Some(json!({"reason": outcome.tallies[0].finish.responses()})),
         output: vec![item],
@@ -111,6 +114,7 @@ fn begun<'a>(id: &'a str, created_at: u64, model: &'a str, max_output_tokens: us
         truncation: "disabled",
         usage: None,
         kv_transfer_params: None,
+        ec_transfer_params: None,
     }
 }
 

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Serialize;
+use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::now;
 use super::request::Wanted;
 use super::sse::Frames;
+use crate::encoder::{self, Part};
 use crate::engine::Engine;
 use crate::error::ApiError;
 use crate::finish::Finish;
@@ -24,11 +26,13 @@ pub(crate) struct Job {
     pub(crate) model: String,
     pub(crate) created: u64,
     pub(crate) wanted: Wanted,
+    /// The part that the answer is to hand out encoded.
+    pub(crate) encodes: Option<Part>,
 }
 
 impl Job {
     pub(crate) fn new(id: String, rid: Option<String>, model: String, wanted: Wanted) -> Self {
-        Self { id, rid, model, created: now(), wanted }
+        Self { id, rid, model, created: now(), wanted, encodes: None }
     }
 
     /// The id of the prompt at `index`, as the engine has it.
@@ -91,9 +95,12 @@ pub(crate) struct Tally {
 }
 
 /// The output of a whole request.
+#[derive(Default)]
 pub(crate) struct Outcome {
     pub(crate) tallies: Vec<Tally>,
     pub(crate) usage: Usage,
+    /// Where an encoded part can be fetched.
+    pub(crate) encoded: Option<Value>,
 }
 
 impl Outcome {
@@ -181,13 +188,15 @@ async fn generate(
     plans: Vec<Plan>,
     sink: &mut impl Sink,
 ) -> Result<Outcome, ApiError> {
-    let mut outcome = Outcome { tallies: Vec::new(), usage: Usage::default() };
+    let mut outcome = Outcome::default();
     let abortable = engine.aborts.enter(job.names());
     let done = tokio::select! {
         done = each_prompt(engine, job, plans, sink, &mut outcome) => Some(done?),
         () = abortable.asked() => None,
     };
-    if done.is_none() {
+    if done.is_some() {
+        outcome.encoded = job.encodes.as_ref().and_then(|part| encoder::run(engine, part));
+    } else {
         if outcome.tallies.is_empty() {
             outcome.tallies.push(Tally::default());
         }
@@ -196,6 +205,15 @@ async fn generate(
         sink.stop(last, Finish::Abort).await;
     }
     Ok(outcome)
+}
+
+/// Answers a prompt that is not to be computed with no token.
+async fn decline(index: usize, tokens: usize, sink: &mut impl Sink, outcome: &mut Outcome) {
+    let usage = Usage { prompt: tokens, ..Usage::default() };
+    outcome.usage.prompt += tokens;
+    outcome.tallies.push(Tally { finish: Finish::CacheThreshold, ..Tally::default() });
+    sink.open(index, usage).await;
+    sink.stop(index, Finish::CacheThreshold).await;
 }
 
 /// One prompt after the other.
@@ -208,7 +226,11 @@ async fn each_prompt(
 ) -> Result<(), ApiError> {
     let limit = job.wanted.limit();
     for (index, (prompt, plan)) in job.wanted.prompts.iter().zip(plans).enumerate() {
-        let mut sequence = Sequence::start(engine, job.prompt_id(index), prompt, limit, plan).await?;
+        let started = Sequence::start(engine, job.prompt_id(index), prompt, limit, plan).await?;
+        let Some(mut sequence) = started else {
+            decline(index, prompt.len(), sink, outcome).await;
+            continue;
+        };
         let usage = Usage { prompt: prompt.len(), completion: 0, cached: sequence.cached_tokens };
         outcome.usage.prompt += usage.prompt;
         outcome.usage.cached += usage.cached;

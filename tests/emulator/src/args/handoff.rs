@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use kvferry_emulator::{Config, Connector};
+use kvferry_emulator::{Config, Connector, SharedStore};
 
 use super::duration;
 
@@ -25,6 +25,12 @@ pub(crate) struct HandoffArgs {
     /// Data-parallel ranks that the bootstrap server lists.
     #[arg(long, default_value_t = 1)]
     dp_size: u32,
+    /// A folder shared with other engines: prefill engines leave their prompts' blocks there.
+    #[arg(long, value_parser = store)]
+    shared_store: Option<SharedStore>,
+    /// A folder shared with other engines: encoders leave their outputs there.
+    #[arg(long, value_parser = store)]
+    encoder_store: Option<SharedStore>,
     /// How long a leg waits for its other leg.
     #[arg(long, default_value = "30s", value_parser = duration)]
     rendezvous_timeout: Duration,
@@ -42,11 +48,17 @@ impl HandoffArgs {
             notify_port: self.notify_port,
             connector: self.connector,
             dp_size: self.dp_size,
+            shared_store: self.shared_store.clone(),
+            encoder_store: self.encoder_store.clone(),
             rendezvous_timeout: self.rendezvous_timeout,
             abort_timeout: self.abort_timeout,
             ..config
         }
     }
+}
+
+fn store(folder: &str) -> Result<SharedStore, String> {
+    SharedStore::in_folder(folder).map_err(|error| format!("cannot make the folder: {error}"))
 }
 
 fn connector(text: &str) -> Result<Connector, String> {

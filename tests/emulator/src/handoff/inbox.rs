@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout};
 
+use super::meet::numbered;
 use crate::engine::Engine;
 use crate::pool::BlockHold;
 use crate::transfer::line::{check_size, read_block, refused};
@@ -170,6 +171,11 @@ pub(crate) async fn serve(
 }
 
 impl Letter {
+    /// The letter for the prompt at `index` of a request.
+    pub(super) fn at(&self, index: usize) -> Self {
+        Self { transfer_id: numbered(&self.transfer_id, index), ..self.clone() }
+    }
+
     fn check(&self, parcel: &Parcel, block_bytes: usize) -> io::Result<()> {
         check_size(parcel.block_bytes, block_bytes)?;
         if parcel.engine != self.engine {

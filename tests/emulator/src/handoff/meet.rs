@@ -1,9 +1,9 @@
 //! The decode side of a meeting: goes to where the prefill's KV is or will be on offer, and brings it home.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::bootstrap::{Door, locate};
@@ -76,36 +76,29 @@ pub(crate) fn numbered(id: &str, index: usize) -> String {
 /// the protocol has a way to.
 pub(crate) struct MeetClaim {
     meeting: Option<Meeting>,
-    runtime: Handle,
-    patience: Duration,
+    engine: Arc<Engine>,
 }
 
 impl MeetClaim {
     /// Arms a claim.
-    pub(crate) fn new(meeting: Meeting, engine: &Engine) -> Self {
-        let (runtime, patience) = (engine.runtime.clone(), engine.config().rendezvous_timeout);
-        Self { meeting: Some(meeting), runtime, patience }
+    pub(crate) fn new(meeting: Meeting, engine: &Arc<Engine>) -> Self {
+        Self { meeting: Some(meeting), engine: Arc::clone(engine) }
     }
 
     /// Receives the KV. Whatever comes of it, the claim is settled; only a drop on the way releases.
-    pub(crate) async fn receive(
-        mut self,
-        engine: &Engine,
-        hold: &mut BlockHold,
-        wanted: usize,
-    ) -> io::Result<()> {
+    pub(crate) async fn receive(mut self, hold: &mut BlockHold, wanted: usize) -> io::Result<()> {
         let meeting = self.meeting.clone().expect("a claim is settled once, by value");
-        let outcome = meeting.receive(engine, hold, wanted).await;
+        let outcome = meeting.receive(&self.engine, hold, wanted).await;
         self.meeting = None;
-        outcome.inspect_err(|_| engine.stats.pull_refused.inc())
+        outcome.inspect_err(|_| self.engine.stats.pull_refused.inc())
     }
 }
 
 impl Drop for MeetClaim {
     fn drop(&mut self) {
         if let Some(meeting) = self.meeting.take().filter(|meeting| meeting.releases) {
-            let patience = self.patience;
-            self.runtime.spawn(async move {
+            let patience = self.engine.config().rendezvous_timeout;
+            self.engine.tasks.spawn(async move {
                 // Best effort; the offer's deadline is the safety net.
                 let _ = meeting.release(patience).await;
             });

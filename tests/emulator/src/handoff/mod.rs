@@ -6,9 +6,16 @@
 //! an error; none falls back to computing by itself.
 
 pub(crate) mod bootstrap;
+pub(crate) mod inbox;
 pub(crate) mod meet;
+mod mooncake;
+mod moriio;
 mod nixl;
+mod offloading;
+mod push;
+mod rank;
 mod sglang;
+pub(crate) mod shared;
 mod sink;
 mod source;
 pub(crate) mod table;
@@ -20,9 +27,14 @@ use serde_json::Value;
 
 use crate::claim::Claim;
 use crate::config::Connector;
+use crate::encoder::Needs;
 use crate::engine::Engine;
 use crate::params::RemoteKv;
-use meet::{MeetClaim, Meeting};
+use inbox::{Letter, LetterClaim};
+use meet::{MeetClaim, Meeting, numbered};
+use moriio::Address;
+use offloading::KvSource;
+use sink::Offering;
 pub(crate) use sink::{Finished, HandedOut, Sink};
 pub(crate) use source::Source;
 
@@ -35,6 +47,10 @@ pub(crate) enum Origin {
     Leased(RemoteKv),
     /// Another engine has it, or will have it, on offer.
     Meeting(Meeting),
+    /// Another engine carries it here.
+    Letter(Letter),
+    /// This engine computes it, after it took the start from another one's cache.
+    Cached(KvSource),
     /// The request asks for remote KV in a way that cannot work, for this reason.
     Unusable(String),
 }
@@ -48,6 +64,10 @@ pub(crate) enum Fate {
     Lease,
     /// It is offered in this room, and the answer waits until it was fetched.
     Room(String),
+    /// It is offered after the answer.
+    Offer(Offering),
+    /// It is carried to the decode engine after the answer.
+    Carry(Address),
 }
 
 /// What a request wants done with the KV of its prompts.
@@ -88,11 +108,31 @@ impl Intent {
     }
 
     /// Reads a body's handoff fields.
-    pub(crate) fn read(engine: &Engine, _headers: &HeaderMap, body: &Value) -> Self {
+    pub(crate) fn read(engine: &Engine, headers: &HeaderMap, body: &Value) -> Self {
         let params = body.get("kv_transfer_params").filter(|params| params.is_object());
+        let by_params = |params| {
+            moriio::read(params)
+                .or_else(|| mooncake::read(engine, headers, params))
+                .or_else(|| push::read(engine, headers, params))
+                .or_else(|| offloading::read(engine, params))
+                .or_else(|| nixl::read(params))
+        };
         let intent =
-            sglang::read(engine, body).or_else(|| params.and_then(nixl::read)).unwrap_or_else(Self::local);
-        intent.checked(engine)
+            sglang::read(engine, body).or_else(|| params.and_then(by_params)).unwrap_or_else(Self::local);
+        intent.checked(engine).with_source(params)
+    }
+
+    /// A prompt that would be computed may first take its start from a cache elsewhere.
+    fn with_source(mut self, params: Option<&Value>) -> Self {
+        if self.origin == Origin::Compute
+            && let Some(source) = params.and_then(offloading::read_source)
+        {
+            self.origin = match source {
+                Ok(source) => Origin::Cached(source),
+                Err(field) => Origin::Unusable(format!("remote_kv_source has no usable {field}")),
+            };
+        }
+        self
     }
 
     /// An engine that is configured for one protocol takes no other for a request without any.
@@ -115,14 +155,18 @@ impl Intent {
             Origin::Compute => Source::Compute,
             Origin::Leased(remote) => Source::Leased(Claim::new(remote.clone(), engine.runtime.clone())),
             Origin::Meeting(meeting) => Source::Meeting(MeetClaim::new(meeting.at(index), engine)),
+            Origin::Letter(letter) => Source::Letter(LetterClaim::new(letter.at(index), engine)),
+            Origin::Cached(source) => Source::Cached(source.clone()),
             Origin::Unusable(reason) => Source::Unusable(reason.clone()),
         };
         let sink = match &self.fate {
             Fate::Free => Sink::Free,
             Fate::Lease => Sink::Lease,
-            Fate::Room(room) => Sink::Room(meet::numbered(room, index)),
+            Fate::Room(room) => Sink::Room(numbered(room, index)),
+            Fate::Offer(offering) => Sink::Offer(offering.at(index)),
+            Fate::Carry(address) => Sink::Carry(address.at(index)),
         };
-        Plan { source, sink }
+        Plan { source, sink, threshold: None, needs: None }
     }
 }
 
@@ -130,4 +174,8 @@ impl Intent {
 pub(crate) struct Plan {
     pub(crate) source: Source,
     pub(crate) sink: Sink,
+    /// The least share of the prompt, 0 to 1, that must need no computing.
+    pub(crate) threshold: Option<f64>,
+    /// The multimodal parts that computing it takes.
+    pub(crate) needs: Option<Arc<Needs>>,
 }

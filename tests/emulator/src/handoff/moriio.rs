@@ -8,6 +8,7 @@ use serde_json::Value;
 use tokio::time::{Duration, Instant, sleep, timeout_at};
 
 use super::inbox::{Letter, Parcel};
+use super::meet::numbered;
 use super::sink::Finished;
 use super::table::{Key, Space};
 use super::{Fate, Intent, Origin};
@@ -28,6 +29,13 @@ pub(crate) struct Address {
     pub(super) port: u16,
     pub(super) transfer_id: String,
     pub(super) rank: u32,
+}
+
+impl Address {
+    /// The address for the prompt at `index` of a request.
+    pub(super) fn at(&self, index: usize) -> Self {
+        Self { transfer_id: numbered(&self.transfer_id, index), ..self.clone() }
+    }
 }
 
 /// What the answer of a writing prefill leg says. It has no transfer id: the proxy made that up and knows it.
@@ -118,7 +126,7 @@ pub(super) fn hand_over(
     let deadline = Instant::now() + keep;
     engine.meetings.offer(key.clone(), hold, keep).map_err(ApiError::kv_handover)?.detach();
     let owner = Arc::clone(engine);
-    engine.runtime.spawn(async move {
+    engine.tasks.spawn(async move {
         // When the time is up, the offer has ended itself.
         let _ = timeout_at(deadline, carry(&owner, &key, &address)).await;
     });
@@ -141,7 +149,7 @@ async fn deliver(engine: &Arc<Engine>, key: &Key, address: &Address) -> std::io:
         block_bytes: engine.pool.block_bytes(),
     };
     // The deadline of the whole bounds this wait.
-    let grant = match line.offer(&parcel, engine.config().kv_lease).await {
+    let grant = match line.ask(&parcel, engine.config().kv_lease).await {
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
             engine.meetings.take(key).await.done(false);
             return Ok(());

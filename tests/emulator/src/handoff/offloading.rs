@@ -26,19 +26,23 @@ pub(crate) struct KvSource {
 
 const OFFLOADING: Connector = Connector::Offloading;
 
-/// Reads `remote_decoder`, `remote_prefiller` and `remote_kv_source`.
+/// Reads `remote_decoder` and `remote_prefiller`.
 pub(super) fn read(engine: &Engine, params: &Value) -> Option<Intent> {
-    let member = |key: &str| params.get(key).filter(|value| !value.is_null());
-    let (decoder, prefiller) = (member("remote_decoder"), member("remote_prefiller"));
-    let source = member("remote_kv_source");
-    let leg = if let Some(prefiller) = prefiller {
+    let leg = if let Some(prefiller) = member(params, "remote_prefiller") {
         fetch(prefiller)
-    } else if decoder.is_some() || source.is_some() {
-        compute(engine, decoder, source)
     } else {
-        return None;
+        keep(engine, member(params, "remote_decoder")?)
     };
     Some(leg.unwrap_or_else(|field| Intent::lacks(OFFLOADING, field)))
+}
+
+/// Reads `remote_kv_source`, which may stand beside the fields of any protocol.
+pub(super) fn read_source(params: &Value) -> Option<Result<KvSource, &'static str>> {
+    member(params, "remote_kv_source").map(peer)
+}
+
+fn member<'a>(params: &'a Value, key: &str) -> Option<&'a Value> {
+    params.get(key).filter(|value| !value.is_null())
 }
 
 fn fetch(prefiller: &Value) -> Result<Intent, &'static str> {
@@ -48,22 +52,10 @@ fn fetch(prefiller: &Value) -> Result<Intent, &'static str> {
     Ok(Intent::receive(OFFLOADING, Origin::Meeting(meeting)))
 }
 
-fn compute(engine: &Engine, decoder: Option<&Value>, source: Option<&Value>) -> Result<Intent, &'static str> {
-    let mut intent = Intent { connector: Some(OFFLOADING), ..Intent::local() };
-    if let Some(decoder) = decoder {
-        let key = Key { space: Space::Request, engine: String::new(), id: text(decoder, "kv_request_id")? };
-        let offering = Offering { key, keep: engine.config().kv_lease, told: Told::Nothing };
-        intent.fate = Fate::Offer(offering);
-    }
-    if let Some(source) = source {
-        intent.origin = Origin::Cached(peer(source)?);
-    }
-    Ok(intent)
-}
-
-/// A `remote_kv_source` beside the fields of another protocol.
-pub(super) fn source(params: &Value) -> Option<Result<KvSource, &'static str>> {
-    params.get("remote_kv_source").filter(|value| !value.is_null()).map(peer)
+fn keep(engine: &Engine, decoder: &Value) -> Result<Intent, &'static str> {
+    let key = Key { space: Space::Request, engine: String::new(), id: text(decoder, "kv_request_id")? };
+    let offering = Offering { key, keep: engine.config().kv_lease, told: Told::Nothing };
+    Ok(Intent::hand_out(OFFLOADING, Fate::Offer(offering)))
 }
 
 fn peer(value: &Value) -> Result<KvSource, &'static str> {

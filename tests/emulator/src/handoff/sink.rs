@@ -1,11 +1,16 @@
 //! Does with a computed prompt's KV what the request asked for.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::meet::numbered;
+use super::moriio::{self, Address, Written};
+use super::push::Identity;
 use super::sglang;
+use super::table::Key;
 use crate::engine::Engine;
 use crate::error::ApiError;
 use crate::params::{Handle, Tokens};
@@ -19,6 +24,36 @@ pub(crate) enum Sink {
     Lease,
     /// Offered in this room before the answer.
     Room(String),
+    /// Offered after the answer.
+    Offer(Offering),
+    /// Carried to the decode engine after the answer.
+    Carry(Address),
+}
+
+/// KV that waits for its reader under a name that both legs know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Offering {
+    pub(super) key: Key,
+    /// How long it waits at most.
+    pub(super) keep: Duration,
+    pub(super) told: Told,
+}
+
+/// What an answer says about an offer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// Nothing.
+    Nothing,
+    /// Which engine has it.
+    Identity,
+}
+
+impl Offering {
+    /// The offer of the prompt at `index` of a request.
+    pub(super) fn at(&self, index: usize) -> Self {
+        let key = Key { id: numbered(&self.key.id, index), ..self.key.clone() };
+        Self { key, ..self.clone() }
+    }
 }
 
 /// A prompt whose answer is complete.
@@ -36,6 +71,10 @@ pub(crate) struct Finished {
 pub(crate) enum HandedOut {
     /// The handle of a lease.
     Lease(Handle),
+    /// The identity of a pushing engine.
+    Push(Identity),
+    /// What a writing engine says.
+    Write(Written),
 }
 
 impl Sink {
@@ -55,7 +94,7 @@ impl Sink {
         prompt: usize,
     ) -> Result<(), ApiError> {
         match self {
-            Self::Free | Self::Lease => Ok(()),
+            Self::Free | Self::Lease | Self::Offer(_) | Self::Carry(_) => Ok(()),
             Self::Room(room) => {
                 hold.truncate(engine.pool.blocks_for(prompt));
                 sglang::deliver(engine, room, hold.take()).await
@@ -75,9 +114,26 @@ impl Sink {
         let handed_out = match self {
             Self::Free | Self::Room(_) => return Ok(None),
             Self::Lease => HandedOut::Lease(lease(engine, finished)),
+            Self::Offer(offering) => match offer(engine, offering, finished)? {
+                Some(identity) => HandedOut::Push(identity),
+                None => return Ok(None),
+            },
+            Self::Carry(address) => HandedOut::Write(moriio::hand_over(engine, address, finished)?),
         };
         Ok((!engine.settings.faults.take_drop_kv_params()).then_some(handed_out))
     }
+}
+
+fn offer(engine: &Arc<Engine>, offering: Offering, finished: Finished) -> Result<Option<Identity>, ApiError> {
+    let Finished { request, mut hold, tokens } = finished;
+    hold.truncate(engine.pool.blocks_for(tokens.prompt));
+    let identity = match offering.told {
+        Told::Nothing => None,
+        Told::Identity => Some(Identity::new(engine, &offering.key.engine, &request, tokens)),
+    };
+    let delivery = engine.meetings.offer(offering.key, hold, offering.keep).map_err(ApiError::kv_handover)?;
+    delivery.detach();
+    Ok(identity)
 }
 
 fn lease(engine: &Engine, finished: Finished) -> Handle {

@@ -3,13 +3,16 @@
 use std::io;
 use std::sync::Arc;
 
+use super::inbox::LetterClaim;
 use super::meet::MeetClaim;
 use super::nixl;
+use super::offloading::KvSource;
 use crate::claim::Claim;
 use crate::config::KvLoadFailure;
 use crate::engine::Engine;
 use crate::error::ApiError;
 use crate::pool::BlockHold;
+use crate::prompt::Prompt;
 
 /// An armed origin: dropping it does what its protocol does for a request that ended before its KV came.
 pub(crate) enum Source {
@@ -19,6 +22,10 @@ pub(crate) enum Source {
     Leased(Claim),
     /// Another engine's offer.
     Meeting(MeetClaim),
+    /// A parcel that another engine carries here.
+    Letter(LetterClaim),
+    /// The cache of another engine, for the start; the engine computes the rest.
+    Cached(KvSource),
     /// Nothing that could work, for this reason.
     Unusable(String),
 }
@@ -30,7 +37,12 @@ pub(crate) struct Obtained {
 }
 
 impl Source {
-    /// Waits for `blocks` blocks, then for the KV of the `tokens` tokens of the prompt.
+    /// Whether a prompt of which nothing is cached would be computed here.
+    pub(crate) fn computes(&self) -> bool {
+        matches!(self, Self::Compute | Self::Cached(_))
+    }
+
+    /// Waits for `blocks` blocks, then for the KV of the prompt.
     ///
     /// # Errors
     /// When the KV could not be had and the engine does not recompute.
@@ -38,20 +50,30 @@ impl Source {
         self,
         engine: &Arc<Engine>,
         blocks: u32,
-        tokens: usize,
+        prompt: &Prompt<'_>,
     ) -> Result<Obtained, ApiError> {
-        let wanted = engine.pool.blocks_for(tokens) as usize;
+        let wanted = engine.pool.blocks_for(prompt.len()) as usize;
         let (hold, outcome) = match self {
             Self::Compute => return Ok(Obtained { hold: engine.pool.take(blocks).await, received: 0 }),
             Self::Unusable(reason) => return Err(ApiError::kv_load(reason)),
             Self::Leased(claim) => nixl::obtain(engine, claim, blocks, wanted).await?,
             Self::Meeting(claim) => {
                 let mut hold = engine.pool.take(blocks).await;
-                let outcome = claim.receive(engine, &mut hold, wanted).await;
+                let outcome = claim.receive(&mut hold, wanted).await;
                 (hold, outcome)
             }
+            Self::Letter(claim) => {
+                let mut hold = engine.pool.take(blocks).await;
+                let outcome = claim.receive(&mut hold, wanted).await;
+                (hold, outcome)
+            }
+            Self::Cached(source) => {
+                let mut hold = engine.pool.take(blocks).await;
+                let came = source.fetch(engine, &prompt.names, &mut hold).await;
+                return Ok(Obtained { hold, received: came * engine.config().block_size as usize });
+            }
         };
-        settle(engine, hold, outcome, tokens)
+        settle(engine, hold, outcome, prompt.len())
     }
 }
 

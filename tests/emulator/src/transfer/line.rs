@@ -3,16 +3,20 @@
 use std::io;
 use std::time::Duration;
 
+use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::wire::{Answer, Ask, receive, send};
+use super::wire::{Answer, receive, send};
 use crate::pool::BlockHold;
 
 /// Longest silence of the other engine, at connect or between two blocks, before a transfer counts as failed.
 /// Long enough for a block at any sane `--transfer-rate`, short enough that a dead peer fails a test soon.
 pub(crate) const PEER_SILENCE: Duration = Duration::from_secs(10);
+
+/// Most bytes taken in one piece: far above any encoder output here, far below what would hurt.
+const MAX_PIECE: usize = 16 << 20;
 
 /// What the other engine grants.
 #[derive(Clone, Copy, Debug)]
@@ -33,8 +37,13 @@ impl Line {
     }
 
     /// Asks, and waits up to `patience` for the answer.
-    pub(crate) async fn ask(&mut self, ask: &Ask, patience: Duration) -> io::Result<Grant> {
+    pub(crate) async fn ask(&mut self, ask: &impl Serialize, patience: Duration) -> io::Result<Grant> {
         within(PEER_SILENCE, send(&mut self.0, ask)).await?;
+        self.answer(patience).await
+    }
+
+    /// Waits up to `patience` for an answer.
+    pub(crate) async fn answer(&mut self, patience: Duration) -> io::Result<Grant> {
         match within(patience, receive(&mut self.0)).await? {
             Some(Answer::Granted { block_bytes, blocks }) => Ok(Grant { block_bytes, blocks }),
             Some(Answer::Refused { reason }) => Err(refused(reason)),
@@ -57,6 +66,17 @@ impl Line {
             hold.write_block(index, &block);
         }
         Ok(wanted as u64 * block_bytes as u64)
+    }
+
+    /// Reads everything granted, in one piece.
+    pub(crate) async fn read_bytes(&mut self, grant: Grant) -> io::Result<Vec<u8>> {
+        let size = grant.block_bytes.saturating_mul(grant.blocks);
+        if size > MAX_PIECE {
+            return Err(refused(format!("{size} bytes in one piece; at most {MAX_PIECE} are taken")));
+        }
+        let mut bytes = vec![0; size];
+        read_block(&mut self.0, &mut bytes).await?;
+        Ok(bytes)
     }
 
     /// The connection itself, for the engine that writes to it.

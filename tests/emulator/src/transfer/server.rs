@@ -1,4 +1,4 @@
-//! Serves leased, offered and cached blocks to other engines.
+//! Serves leased, offered and cached blocks, and encoder outputs, to other engines.
 //!
 //! Every leased block is copied out under a fresh check of its lease, so a lease that ends during a read cuts
 //! the transfer short instead of sending memory that was given to someone else.
@@ -42,6 +42,7 @@ pub(crate) async fn serve(
                 meet(&engine, &mut socket, &key, blocks).await?;
             }
             What::Cached { names } => cached(&engine, &mut socket, &names).await?,
+            What::Encoded => encoded(&engine, &mut socket, &ask.request_id).await?,
         }
     }
     Ok(())
@@ -126,4 +127,12 @@ async fn cached(engine: &Engine, socket: &mut (impl AsyncWrite + Unpin), names: 
     let block_bytes = engine.pool.block_bytes();
     send(socket, &Answer::Granted { block_bytes, blocks: found.len() }).await?;
     send_blocks(engine, socket, found.len(), |index| Some(found[index].to_vec())).await
+}
+
+async fn encoded(engine: &Engine, socket: &mut (impl AsyncWrite + Unpin), hash: &str) -> io::Result<()> {
+    let Some(bytes) = engine.outputs.fetch(hash) else {
+        return send(socket, &Answer::Refused { reason: "no such encoder output".into() }).await;
+    };
+    send(socket, &Answer::Granted { block_bytes: bytes.len(), blocks: 1 }).await?;
+    send_blocks(engine, socket, 1, |_| Some(bytes.to_vec())).await
 }

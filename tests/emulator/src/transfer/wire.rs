@@ -36,6 +36,8 @@ pub(crate) enum What {
     Meet { space: Space, blocks: usize },
     /// Send the longest cached run of these prompt blocks, by their names.
     Cached { names: Vec<u64> },
+    /// Send the encoder output of this name.
+    Encoded,
 }
 
 /// The answer to an [`Ask`].

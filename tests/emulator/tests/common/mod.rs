@@ -194,3 +194,30 @@ impl Leg {
         self.0.abort();
     }
 }
+
+/// Patience of engines whose other leg is not to come.
+pub(crate) const SOON: Duration = Duration::from_millis(200);
+
+/// A completion request of a few blocks.
+pub(crate) fn prompt() -> Value {
+    json!({"model": "tiny", "prompt": "the quick brown fox jumps over the lazy dog", "max_tokens": TOKENS})
+}
+
+/// `body` with these params.
+pub(crate) fn with_params(body: &Value, params: &Value) -> Value {
+    let mut leg = body.clone();
+    leg["kv_transfer_params"] = params.clone();
+    leg
+}
+
+/// Asserts that a leg ended in an engine's error that says `words`.
+pub(crate) fn refused(answer: &Answer, words: &str) {
+    assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR, "{}", answer.text());
+    assert!(answer.text().contains(words), "{}", answer.text());
+}
+
+/// What one engine answers alone.
+pub(crate) async fn alone(path: &str, body: &Value) -> String {
+    let engine = start(Config::default()).await;
+    output(&post(engine.addr(), path, body).await)
+}

@@ -1,0 +1,250 @@
+//! The operator's side of the process: where metrics, readiness, requests in flight and the log level come from, and the
+//! watch on the decode engine. Without a metrics port only the watch runs, and that only if readiness depends on it.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use kvferry_admin::{Accepting, Acceptor, Admin, Condition, Exposition, InFlight, Readiness, Request, Source, Stream};
+use kvferry_allowlist::Allowlist;
+use kvferry_config::Options;
+use kvferry_handoff::Ledger;
+use kvferry_metrics::{KvCounts, Metrics, PeerState, Reading};
+use kvferry_tls::ListenerTls;
+use kvferry_traces::Traces;
+
+use crate::assemble;
+use crate::failover::Failover;
+use crate::inflight::Table;
+use crate::logging::{Dropped, Level, Log};
+use crate::server::Server;
+use crate::worker::{Rank, Settings};
+
+/// Between two looks at the decode engine, and how long one may take.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How long traces that wait may take to be sent at the end.
+const LAST_TRACES: Duration = Duration::from_secs(5);
+
+/// What the operator sees.
+#[derive(Debug)]
+pub struct Operator {
+    view: Arc<View>,
+    admin: Option<Admin>,
+    traces: Traces,
+}
+
+/// Everything that is looked at.
+#[derive(Debug)]
+struct View {
+    metrics: Metrics,
+    traces: Traces,
+    allowlist: Allowlist,
+    watched_allowlist: bool,
+    failover: Arc<Failover>,
+    level: Level,
+    dropped: Dropped,
+    serving: OnceLock<Serving>,
+    draining: AtomicBool,
+    /// Why the decode engine is not ready; `None` once it answers. Absent if readiness does not depend on it.
+    decoder: Option<Mutex<Option<String>>>,
+}
+
+/// The server, as far as it is looked at.
+#[derive(Debug)]
+struct Serving {
+    start: Instant,
+    ledger: Ledger,
+    tables: Vec<Table>,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Operator {
+    /// Opens the metrics port if there is one, and begins to watch what readiness depends on.
+    ///
+    /// # Errors
+    /// The port cannot be had, or its certificate cannot be used.
+    pub fn start(options: &Options, settings: &Settings, log: &Log) -> io::Result<Self> {
+        let watches = options.process.ready_when_decoder_answers;
+        let view = Arc::new(View {
+            metrics: settings.metrics.clone(),
+            traces: settings.traces.clone(),
+            allowlist: settings.allowlist.clone(),
+            watched_allowlist: !options.destinations.are_open(),
+            failover: Arc::clone(&settings.failover),
+            level: log.level(),
+            dropped: log.dropped(),
+            serving: OnceLock::new(),
+            draining: AtomicBool::new(false),
+            decoder: watches.then(|| Mutex::new(Some("it has not answered yet".to_owned()))),
+        });
+        if watches {
+            watch_decoders(&view, settings.ranks.clone())?;
+        }
+        let observability = &options.observability;
+        let admin = observability
+            .metrics_port
+            .map(|port| {
+                let host = observability.metrics_host.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+                let acceptor = observability.metrics_cert_dir.clone().map(|directory| {
+                    let tls = assemble::admin_tls(options, directory).map_err(io::Error::other)?;
+                    Ok::<Arc<dyn Acceptor>, io::Error>(Arc::new(Secure(tls)))
+                });
+                Admin::start((host, port.get()).into(), Arc::clone(&view) as Arc<dyn Source>, acceptor.transpose()?)
+            })
+            .transpose()?;
+        Ok(Self { view, admin, traces: settings.traces.clone() })
+    }
+
+    /// The port is open.
+    pub fn serves(&self, server: &Server) {
+        let serving = Serving {
+            start: server.start_time(),
+            ledger: server.ledger().clone(),
+            tables: server.tables().to_vec(),
+            connections: server.connection_count(),
+        };
+        let _ = self.view.serving.set(serving);
+    }
+
+    /// Where the metrics port is, if it is open.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(Admin::address)
+    }
+
+    /// The process wants no new requests.
+    pub fn drains(&self) {
+        self.view.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Sends what traces wait, and closes the port.
+    pub fn stop(self) {
+        if let Err(error) = self.traces.shutdown(LAST_TRACES) {
+            tracing::warn!(%error, "traces were lost");
+        }
+        if let Some(admin) = self.admin {
+            admin.stop();
+        }
+    }
+}
+
+impl Source for View {
+    fn metrics(&self) -> Exposition {
+        Exposition { content_type: kvferry_metrics::CONTENT_TYPE, text: self.metrics.encode(self) }
+    }
+
+    fn readiness(&self) -> Readiness {
+        let allowlist = if self.watched_allowlist {
+            self.allowlist.readiness().map_or_else(Condition::Missing, |()| Condition::Met)
+        } else {
+            Condition::NotRequired
+        };
+        let decoder = match &self.decoder {
+            None => Condition::NotRequired,
+            Some(trouble) => {
+                let trouble = trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                trouble.map_or(Condition::Met, Condition::Missing)
+            }
+        };
+        Readiness {
+            listening: self.serving.get().is_some(),
+            draining: self.draining.load(Ordering::Relaxed),
+            allowlist,
+            decoder,
+        }
+    }
+
+    fn broken(&self) -> Option<String> {
+        None
+    }
+
+    fn in_flight(&self, most: usize) -> InFlight {
+        let tables = self.serving.get().map(|serving| serving.tables.as_slice()).unwrap_or_default();
+        let mut entries: Vec<_> = tables.iter().flat_map(Table::entries).collect();
+        entries.sort_by_key(|entry| entry.started);
+        let total = entries.len();
+        let requests = entries.into_iter().take(most).map(|entry| {
+            let (bytes_in, bytes_out) = entry.bytes();
+            Request {
+                id: entry.id().map(|id| String::from_utf8_lossy(id.as_bytes()).into_owned()).unwrap_or_default(),
+                api: entry.api.label(),
+                stage: entry.stage(),
+                since: entry.started.elapsed(),
+                prefill_target: entry.target().map(|target| target.to_string()),
+                bytes_in,
+                bytes_out,
+            }
+        });
+        InFlight { total, requests: requests.collect() }
+    }
+
+    fn log_level(&self) -> String {
+        self.level.get().to_string()
+    }
+
+    fn set_log_level(&self, level: &str) -> Result<(), String> {
+        self.level.set(level)?;
+        tracing::info!(level, "log level changed");
+        Ok(())
+    }
+}
+
+impl kvferry_metrics::Source for View {
+    fn reading(&self) -> Reading {
+        let mut reading = Reading {
+            log_lines_dropped: self.dropped.count(),
+            spans_dropped: self.traces.spans_dropped(),
+            allowlist_age: self.allowlist.status().since_contact,
+            ..Reading::default()
+        };
+        if let Some(serving) = self.serving.get() {
+            let counts = serving.ledger.counts();
+            reading.kv = KvCounts {
+                handed_out: counts.handed_out,
+                consumed: counts.consumed,
+                released: counts.released,
+                expired: counts.expired,
+            };
+            reading.client_connections = serving.connections.load(Ordering::Relaxed) as u64;
+            let now = kvferry_handoff::Time::since_start(serving.start.elapsed());
+            reading.peers.add(PeerState::SetAside, self.failover.aside(now) as u64);
+        }
+        reading
+    }
+}
+
+/// Looks at the decode engines again and again, on a thread of its own: connecting blocks.
+fn watch_decoders(view: &Arc<View>, ranks: Vec<Arc<Rank>>) -> io::Result<()> {
+    let view = Arc::downgrade(view);
+    thread::Builder::new().name("decoder".to_owned()).spawn(move || {
+        while let Some(view) = view.upgrade() {
+            let away = ranks.iter().find_map(|rank| look(rank.decoder.port()).err().map(|error| (rank, error)));
+            let trouble = away.map(|(rank, error)| format!("decode engine {}: {error}", rank.decoder));
+            if let Some(known) = &view.decoder {
+                *known.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+            }
+            drop(view);
+            thread::sleep(LOOK);
+        }
+    })?;
+    Ok(())
+}
+
+/// Whether somebody listens on this port of this pod.
+fn look(port: u16) -> io::Result<()> {
+    let v4 = TcpStream::connect_timeout(&(Ipv4Addr::LOCALHOST, port).into(), LOOK);
+    v4.or_else(|_| TcpStream::connect_timeout(&(Ipv6Addr::LOCALHOST, port).into(), LOOK)).map(drop)
+}
+
+/// TLS on the metrics port.
+struct Secure(ListenerTls);
+
+impl Acceptor for Secure {
+    fn accept(&self, stream: tokio::net::TcpStream) -> Accepting {
+        let accepting = self.0.accept(stream);
+        Box::pin(async move { Ok(Box::new(accepting.await?) as Box<dyn Stream>) })
+    }
+}

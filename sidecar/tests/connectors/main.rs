@@ -1,0 +1,7 @@
+//! Each connector end to end: what both legs carry, content that is right because the KV was, and what is left behind when
+//! something fails.
+
+#![expect(clippy::unwrap_used, reason = "a test may stop at what cannot be")]
+
+#[path = "../common/mod.rs"]
+mod common;
