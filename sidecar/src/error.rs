@@ -186,7 +186,7 @@ pub enum Error {
 
 impl Error {
     /// Every code there is.
-    pub const CODES: [&'static str; 23] = [
+    pub const CODES: [&'static str; 24] = [
         "allowlist_unavailable",
         "bad_prefill_target",
         "body_broken",
@@ -202,6 +202,7 @@ impl Error {
         "prefill_answer_too_large",
         "prefill_bootstrap_failed",
         "prefill_broke",
+        "prefill_error_in_answer",
         "prefill_exhausted",
         "prefill_timeout",
         "prefill_tls",

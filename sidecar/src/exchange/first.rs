@@ -47,7 +47,13 @@ pub(super) async fn attempt(upstream: Upstream, request: Arc<LegRequest>, first:
     let mut held = Held::default();
     let answers = loop {
         let frame = match sent.response.body_mut().frame().await {
-            None => break look.end(),
+            None => {
+                if look.end() {
+                    break true;
+                }
+                sent.lease.recycle();
+                return DecodeEnd::Declined;
+            }
             Some(Err(error)) => return failed(broken(&error)),
             Some(Ok(frame)) => frame,
         };
@@ -127,7 +133,7 @@ impl Look {
     }
 
     /// The answer is complete: whether it is one.
-    fn end(mut self) -> bool {
+    fn end(&mut self) -> bool {
         let rest = self.rest.split();
         if self.stream { !self.line(&rest) } else { !(self.first.declines)(&rest) }
     }

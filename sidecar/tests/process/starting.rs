@@ -38,7 +38,6 @@ fn flags_that_cannot_be_understood_end_with_code_2_and_name_the_flag() {
         (&["--secure-proxy=maybe"], "--secure-proxy"),
         (&["--max-body-size=64MiB"], "--max-body-size"),
         (&["--log-level=loud"], "--log-level"),
-        (&["stray"], "stray"),
     ] {
         let output = run(args);
         let said = String::from_utf8(output.stderr).unwrap();

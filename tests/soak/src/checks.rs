@@ -205,16 +205,18 @@ mod tests {
         assert_eq!(failed(&good()), Vec::<&str>::new());
     }
 
+    fn happened(part: &mut Part, label: &str, count: u64) {
+        part.outcomes.insert(label.to_owned(), count);
+    }
+
     #[test]
     fn each_failing_is_noticed() {
         let cases: [(&str, fn(&mut Record)); 15] = [
-            ("no wrong answer", |record| drop(record.storm.outcomes.insert(WRONG.to_owned(), 1))),
-            ("no request hung", |record| drop(record.calm.outcomes.insert(HUNG.to_owned(), 1))),
-            ("no error without an owner", |r| drop(r.storm.outcomes.insert(UNTYPED.to_owned(), 1))),
-            ("no connection without an answer", |r| drop(r.storm.outcomes.insert(NO_ANSWER.to_owned(), 1))),
-            ("right answers in the storm", |record| {
-                drop(record.storm.outcomes.insert(CORRECT.to_owned(), 9))
-            }),
+            ("no wrong answer", |record| happened(&mut record.storm, WRONG, 1)),
+            ("no request hung", |record| happened(&mut record.calm, HUNG, 1)),
+            ("no error without an owner", |r| happened(&mut r.storm, UNTYPED, 1)),
+            ("no connection without an answer", |r| happened(&mut r.storm, NO_ANSWER, 1)),
+            ("right answers in the storm", |record| happened(&mut record.storm, CORRECT, 9)),
             ("only right answers in the calm", |record| record.calm.unwell = 1),
             ("patience ends only what an engine stalls", |record| record.storm.gave_up = 6),
             ("no engine holds anything", |record| record.calm.left = Some("decode: 1 block".to_owned())),

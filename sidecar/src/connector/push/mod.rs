@@ -1,0 +1,261 @@
+//! `nixlv2` in push mode (spec/sidecar.md 12.4): vLLM's NixlPushConnector, whose prefill engine writes KV to a decode engine
+//! that has registered with it.
+//!
+//! A prefill engine that is met for the first time is served serially; its answer says who it is. From then on both legs
+//! start at once, and prefill's answer is compared with what decode was told: if the engine has become another, decode is
+//! sent anew. So a stale identity costs time and never an answer.
+//!
+//! Both legs carry a transfer id and a request id of this attempt alone. vLLM 0.32 pairs the two by the request id: a
+//! registration left behind by an attempt that failed would draw the KV of the next one into blocks that belong to
+//! somebody else by then. The client's id stays in front of it, for logs.
+
+mod counters;
+mod identity;
+mod known;
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
+use kvferry_contract::Endpoint;
+use kvferry_contract::headers::REQUEST_ID;
+use kvferry_splice::{Chunks, Edits, Malformed, scan};
+use lru::LruCache;
+
+use super::nixlv2::{KEEP_FOR_REMOTE, KV, cached_tokens, returned_kv};
+use super::source::{self, Tier};
+use super::{
+    Accepted, Attempt, Connector, Options, Outgoing, PrefillLimits, ReleaseRequest, Unusable, fresh, release,
+};
+use crate::request::Asked;
+
+pub use counters::PushCounters;
+
+use counters::count;
+use identity::Identity;
+use known::{Choice, Known};
+
+/// Names one transfer to both engines.
+const TRANSFER_ID: &str = "transfer_id";
+
+/// How long prefill may take: by then (`push_registration_timeout`) the decode engine has given its registration up.
+const PATIENCE: Duration = Duration::from_secs(480);
+
+/// Requests remembered as sent with both legs at once, so that their next attempt is not. Far more than fail at a time.
+const MAX_OVERLAPPED: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
+
+/// The connector.
+pub(super) fn connector(options: &Options) -> Arc<dyn Connector> {
+    Arc::new(Push(Arc::new(Shared {
+        limits: options.prefill_limits,
+        tier: options.p2p_pull.then(|| Tier::new(options)),
+        known: Mutex::default(),
+        overlapped: Mutex::new(LruCache::new(MAX_OVERLAPPED)),
+        counters: Arc::clone(&options.counters.push),
+    })))
+}
+
+#[derive(Debug)]
+struct Push(Arc<Shared>);
+
+/// What all attempts share.
+#[derive(Debug)]
+struct Shared {
+    limits: PrefillLimits,
+    tier: Option<Tier>,
+    known: Mutex<Known>,
+    overlapped: Mutex<LruCache<HeaderValue, ()>>,
+    counters: Arc<PushCounters>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    /// Whom decode may be sent to beside prefill; `None`: it has to wait.
+    fn choose(&self, asked: &Asked, target: &Endpoint) -> Option<Identity> {
+        let counters = &self.counters;
+        // The attempt before was one of both legs at once, and failed.
+        if lock(&self.overlapped).pop(&asked.id).is_some() {
+            count(&counters.prefill_retry);
+            return None;
+        }
+        let choice = lock(&self.known).choose(target, Instant::now());
+        match choice {
+            Choice::Overlap(identity) => {
+                count(&counters.cache_hit);
+                lock(&self.overlapped).put(crate::request::headers::unshared(&asked.id), ());
+                Some(identity)
+            }
+            Choice::Unknown => {
+                count(&counters.cache_miss);
+                None
+            }
+            Choice::SerialOnly => {
+                count(&counters.serial_only);
+                None
+            }
+        }
+    }
+
+    /// Prefill answered as `found`; decode was told that it is `used`. Whether decode has to be told anew.
+    fn compare(&self, target: &Endpoint, used: Option<&Identity>, found: Option<Identity>) -> bool {
+        let mut known = lock(&self.known);
+        let Some(used) = used else {
+            if let Some(found) = found {
+                known.learn(target, found);
+            }
+            return false;
+        };
+        if found.as_ref() == Some(used) {
+            known.right(target);
+            return false;
+        }
+        count(&self.counters.identity_mismatches);
+        if known.wrong(target, found, Instant::now()) {
+            count(&self.counters.serial_only_marks);
+            tracing::warn!(
+                %target,
+                "this prefill endpoint keeps answering as another engine; its requests are sent one leg after the other \
+                 for a while (does one address stand for several engines?)"
+            );
+        }
+        true
+    }
+}
+
+impl Connector for Push {
+    fn watch(&self) -> &'static [&'static str] {
+        &[KV]
+    }
+
+    fn patience(&self) -> Option<Duration> {
+        Some(PATIENCE)
+    }
+
+    fn pulls_from_source(&self) -> bool {
+        self.0.tier.is_some()
+    }
+
+    fn begin(
+        &self,
+        asked: &Asked,
+        target: &Endpoint,
+        _answer: Option<&Bytes>,
+    ) -> Result<Box<dyn Attempt>, Unusable> {
+        let shared = &self.0;
+        let (id, transfer_id) = (fresh::id(), format!("xfer-{}", fresh::id()));
+        let used = shared.choose(asked, target);
+        let early = used.as_ref().map(|identity| identity.params(&transfer_id, &id));
+        let source = shared.tier.as_ref().and_then(|tier| tier.for_prefill(asked, target));
+        let params = with_transfer_id(&Bytes::from_static(KEEP_FOR_REMOTE), &transfer_id);
+        Ok(Box::new(Transfer {
+            shared: Arc::clone(shared),
+            target: target.clone(),
+            request_id: own_id(&asked.id, &id),
+            prefill: source::extend(&params, source.as_ref()),
+            transfer_id,
+            used,
+            early,
+            returned: None,
+        }))
+    }
+
+    fn alone(&self, asked: &Asked) -> Option<Outgoing> {
+        self.0.tier.as_ref()?.alone(asked)
+    }
+
+    fn forget(&self, target: &Endpoint) {
+        if lock(&self.0.known).forget(target) {
+            count(&self.0.counters.identity_drops);
+        }
+    }
+}
+
+/// One attempt.
+#[derive(Debug)]
+struct Transfer {
+    shared: Arc<Shared>,
+    target: Endpoint,
+    transfer_id: String,
+    /// Both legs' request id.
+    request_id: HeaderValue,
+    /// The `kv_transfer_params` of the prefill leg.
+    prefill: Bytes,
+    /// Who the decode leg beside prefill was told to wait for, and how.
+    used: Option<Identity>,
+    early: Option<Bytes>,
+    /// What prefill returned, with the transfer id.
+    returned: Option<Bytes>,
+}
+
+impl Transfer {
+    fn leg(&self, asked: &Asked, edits: Edits<'_>) -> Outgoing {
+        let mut leg = asked.edit(edits);
+        leg.headers.push((HeaderName::from_static(REQUEST_ID), self.request_id.clone()));
+        leg
+    }
+}
+
+impl Attempt for Transfer {
+    fn prefill(&self, asked: &Asked) -> Outgoing {
+        self.leg(asked, self.shared.limits.apply(Edits::new().set(KV, self.prefill.clone()), asked))
+    }
+
+    fn overlaps(&self) -> bool {
+        self.early.is_some()
+    }
+
+    fn beside(&self, asked: &Asked) -> Option<Outgoing> {
+        Some(self.leg(asked, Edits::new().set(KV, self.early.clone()?)))
+    }
+
+    fn named(&self) -> bool {
+        self.early.is_some()
+    }
+
+    fn accept(&mut self, asked: &Asked, answer: &Bytes) -> Result<Accepted, Malformed> {
+        let returned = returned_kv(answer)?;
+        let found = returned.as_deref().and_then(Identity::read);
+        let anew = self.shared.compare(&self.target, self.used.as_ref(), found);
+        lock(&self.shared.overlapped).pop(&asked.id);
+        self.returned = returned.map(|kv| with_transfer_id(&kv, &self.transfer_id));
+        // A decode leg that runs already was sent without knowing the number, and its answer may have begun.
+        let knows = self.used.is_none() || anew;
+        Ok(Accepted {
+            kv: self.returned.is_some(),
+            cached_tokens: knows.then(|| cached_tokens(asked.api, answer)),
+            anew,
+        })
+    }
+
+    fn decode(&self, asked: &Asked) -> Outgoing {
+        let kv = self.returned.clone().unwrap_or(Bytes::from_static(b"null"));
+        self.leg(asked, Edits::new().set(KV, kv))
+    }
+
+    fn release(&self) -> Option<ReleaseRequest> {
+        let known = self.returned.as_deref().or(self.early.as_deref());
+        known.map(release::by_refused_decode)
+    }
+}
+
+/// The object `params` with the transfer id; what is no object stays as it is.
+fn with_transfer_id(params: &Bytes, transfer_id: &str) -> Bytes {
+    match scan(params, &[TRANSFER_ID]) {
+        Ok(document) => Edits::new()
+            .set(TRANSFER_ID, format!("\"{transfer_id}\""))
+            .apply(&document, &Chunks::from(params.clone()))
+            .to_bytes(),
+        Err(_) => params.clone(),
+    }
+}
+
+/// The client's request id with `own` behind it.
+fn own_id(client: &HeaderValue, own: &str) -> HeaderValue {
+    let id = [client.as_bytes(), b"-", own.as_bytes()].concat();
+    HeaderValue::from_bytes(&id).expect("a header value with a UUID behind it is a header value")
+}
