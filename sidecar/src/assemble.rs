@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use kvferry_allowlist::{Allowlist, ClientSource, PoolRef, Rule};
-use kvferry_config::{Known, Options, PrefillFailurePolicy, Stage};
+use kvferry_config::{Known, Options, PrefillFailurePolicy, ProxyUrl, Stage};
 use kvferry_handoff::Limits;
 use kvferry_metrics::Metrics;
 use kvferry_tls::{LegOptions, LegTls, ListenerOptions, ListenerTls, TlsError};
@@ -14,7 +14,9 @@ use kvferry_traces::Traces;
 
 use crate::connector::{self, PrefillLimits};
 use crate::error::Error;
+use crate::exchange::Encode;
 use crate::failover::{Failover, Policy, Rules};
+use crate::upstream::Proxies;
 use crate::worker::{LegsTls, Rank, Settings};
 
 /// Between the end of a decode leg and the first release: far more than an engine needs to notice that its client left.
@@ -37,7 +39,7 @@ static KV_CONNECTORS: LazyLock<Vec<&'static str>> =
 pub fn known() -> Known<'static> {
     Known {
         kv_connectors: &KV_CONNECTORS,
-        ec_connectors: &["ec-example", "ec-nixl"],
+        ec_connectors: &Encode::NAMES,
         tls_names: &|version, suites| {
             kvferry_tls::check_names(version, suites).map_err(|error| error.to_string())
         },
@@ -57,7 +59,8 @@ pub fn known() -> Known<'static> {
 /// # Panics
 /// `options` was not checked against [`known`].
 pub fn settings(options: &Options) -> Result<Settings, TlsError> {
-    let connector_options = connector_options(options);
+    let metrics = Metrics::new(&[("version", env!("CARGO_PKG_VERSION"))], &outcomes());
+    let connector_options = connector_options(options, &metrics);
     let connector = connector::by_name(&options.handoff.kv_connector, &connector_options)
         .expect("the configuration was checked against the connectors there are");
     let ranks = options.ports.ranks().enumerate().map(|(index, (port, engine))| {
@@ -66,6 +69,8 @@ pub fn settings(options: &Options) -> Result<Settings, TlsError> {
     });
     Ok(Settings {
         watch: connector::watch(&*connector),
+        encode: options.handoff.ec_connector.as_deref().and_then(Encode::by_name),
+        decode_chunk: options.handoff.decode_chunk_size,
         ranks: ranks.collect(),
         max_body: options.limits.max_body_size.get(),
         body_patience: options.limits.body_timeout,
@@ -76,10 +81,17 @@ pub fn settings(options: &Options) -> Result<Settings, TlsError> {
         max_idle_per_engine: options.limits.max_idle_conns_per_host.get(),
         listener_tls: listener_tls(options)?,
         leg_tls: legs_tls(options)?,
+        proxies: {
+            let environment = &options.environment;
+            let url = |proxy: &Option<ProxyUrl>| proxy.as_ref().map(|url| url.as_str().to_owned());
+            let (http, https) = (url(&environment.http_proxy), url(&environment.https_proxy));
+            Proxies::new(http.as_deref(), https.as_deref(), environment.no_proxy.as_deref())
+        },
         allowlist: allowlist(options),
         pod_ip: options.environment.pod_ip.clone(),
+        warm_up: options.shortcuts.pair_warm_up.then(Arc::default),
         connector_name: connector::name(&options.handoff.kv_connector),
-        metrics: Metrics::new(&[("version", env!("CARGO_PKG_VERSION"))], &outcomes()),
+        metrics,
         traces: Traces::off(),
         request_log: options.observability.request_log,
         connector,
@@ -124,7 +136,7 @@ fn failover(options: &Options) -> Failover {
     })
 }
 
-fn connector_options(options: &Options) -> connector::Options {
+fn connector_options(options: &Options, metrics: &Metrics) -> connector::Options {
     connector::Options {
         prefill_limits: match options.handoff.prefill_limits {
             kvferry_config::PrefillLimits::PerApi => PrefillLimits::PerApi,
@@ -138,6 +150,49 @@ fn connector_options(options: &Options) -> connector::Options {
         ranks: options.ports.data_parallel_size.get(),
         pod_ip: options.environment.pod_ip.clone(),
         push: options.nixl.nixl_push_mode,
+        bidirectional: options.nixl.bidirectional_kv.then(|| bidirectional(options)),
+        moriio: moriio(options),
+        metrics: metrics.clone(),
+    }
+}
+
+fn bidirectional(options: &Options) -> connector::BidirectionalOptions {
+    let (nixl, process) = (&options.nixl, &options.process);
+    connector::BidirectionalOptions {
+        session_header: nixl
+            .bidirectional_session_header
+            .parse()
+            .expect("the configuration was checked to hold a header's name"),
+        cache_size: nixl.bidirectional_cache_size,
+        cache_ttl: nixl.bidirectional_cache_ttl,
+        pod: process
+            .pod_namespace
+            .as_ref()
+            .zip(process.pod_name.as_ref())
+            .map(|(namespace, name)| format!("{namespace}/{name}")),
+    }
+}
+
+fn moriio(options: &Options) -> connector::MoriIoOptions {
+    let (moriio, environment) = (&options.moriio, &options.environment);
+    let host =
+        |host: &kvferry_config::Host| connector::Host { name: host.name.clone(), address: host.address };
+    connector::MoriIoOptions {
+        write_mode: moriio.moriio_write_mode,
+        parallel_dispatch: moriio.moriio_parallel_dispatch,
+        parallel_decode_wait_timeout: moriio.moriio_parallel_decode_wait_timeout,
+        decode_notify_port: moriio.moriio_decode_notify_port.get(),
+        decode_handshake_port: moriio.moriio_decode_handshake_port.get(),
+        prefill_notify_port: moriio.moriio_prefill_notify_port.get(),
+        prefill_handshake_port: moriio.moriio_prefill_handshake_port.get(),
+        tp_size: moriio.moriio_tp_size.get(),
+        dp_size: moriio.moriio_dp_size.get(),
+        dp_size_local: moriio.moriio_dp_size_local.map(std::num::NonZeroU32::get),
+        local_pod: moriio.moriio_local_pod_ip.as_ref().map(host),
+        remote_hosts: moriio.moriio_remote_hosts.iter().map(host).collect(),
+        decode_hosts: moriio.moriio_decode_hosts.iter().map(host).collect(),
+        dns_ttl: environment.moriio_dns_resolve_ttl_seconds,
+        dns_timeout: environment.moriio_dns_resolve_timeout_seconds,
     }
 }
 

@@ -131,6 +131,11 @@ pub enum Error {
         /// How.
         detail: String,
     },
+    /// The encoders did not finish in time.
+    EncodeTimeout {
+        /// The limit, in milliseconds.
+        limit_ms: u128,
+    },
     /// The prefill header holds no usable target.
     BadTarget {
         /// What it holds.
@@ -186,7 +191,7 @@ pub enum Error {
 
 impl Error {
     /// Every code there is.
-    pub const CODES: [&'static str; 24] = [
+    pub const CODES: [&'static str; 25] = [
         "allowlist_unavailable",
         "bad_prefill_target",
         "body_broken",
@@ -197,6 +202,7 @@ impl Error {
         "decode_tls",
         "decode_unreachable",
         "encode_failed",
+        "encode_timeout",
         "malformed_body",
         "prefill_answer_invalid",
         "prefill_answer_too_large",
@@ -229,7 +235,7 @@ impl Error {
             | Self::PrefillTimeout { .. }
             | Self::PrefillUnknown { .. }
             | Self::PrefillExhausted { .. } => Fault::Prefill,
-            Self::EncodeFailed { .. } => Fault::Encode,
+            Self::EncodeFailed { .. } | Self::EncodeTimeout { .. } => Fault::Encode,
             Self::DecodeStalled { .. } => Fault::Decode,
             Self::LegBroken { leg, .. } | Self::RequestTimeout { leg, .. } => match leg {
                 Leg::Prefill => Fault::Prefill,
@@ -276,9 +282,10 @@ impl Error {
             | Self::PrefillTooLarge { .. }
             | Self::PrefillUnknown { .. }
             | Self::EncodeFailed { .. } => StatusCode::BAD_GATEWAY,
-            Self::PrefillTimeout { .. } | Self::RequestTimeout { .. } | Self::DecodeStalled { .. } => {
-                StatusCode::GATEWAY_TIMEOUT
-            }
+            Self::PrefillTimeout { .. }
+            | Self::RequestTimeout { .. }
+            | Self::EncodeTimeout { .. }
+            | Self::DecodeStalled { .. } => StatusCode::GATEWAY_TIMEOUT,
         }
     }
 
@@ -298,6 +305,7 @@ impl Error {
             Self::PrefillExhausted { .. } => "prefill_exhausted",
             Self::DecodeStalled { .. } => "decode_stalled",
             Self::EncodeFailed { .. } => "encode_failed",
+            Self::EncodeTimeout { .. } => "encode_timeout",
             Self::LegBroken { leg: Leg::Prefill, how, .. } => match how {
                 Broken::Resolve(_) | Broken::Refused | Broken::ConnectTimeout | Broken::Connect(_) => {
                     "prefill_unreachable"
@@ -359,6 +367,10 @@ impl fmt::Display for Error {
             Self::DecodeStalled { limit_ms } => {
                 write!(f, "the decode engine sent nothing for {limit_ms} ms (--decode-stall-timeout)")
             }
+            Self::EncodeTimeout { limit_ms } => write!(
+                f,
+                "the encoders did not finish within {limit_ms} ms (--prefill-timeout, or what --request-timeout left)"
+            ),
             Self::EncodeFailed { detail } => write!(f, "encoding a part of the prompt failed: {detail}"),
             // The wording that operators' scripts already match (spec 2.5).
             Self::LegBroken { leg: Leg::Decode, how: Broken::Refused, .. } => f.write_str(

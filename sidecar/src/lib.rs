@@ -22,4 +22,5 @@ pub mod signals;
 mod service;
 mod targets;
 mod upstream;
+mod warmup;
 pub mod worker;

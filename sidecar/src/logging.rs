@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, reload};
@@ -90,7 +92,9 @@ pub fn start(level: LevelFilter) -> io::Result<Log> {
         .with_current_span(false)
         .with_span_list(false)
         .with_target(false)
-        .with_writer(Lines(Arc::clone(&queue)));
+        .with_writer(Lines(Arc::clone(&queue)))
+        // The Kubernetes client tells of each failed try; the allowlist says once what is wrong and what to do.
+        .with_filter(filter_fn(|metadata| !metadata.target().starts_with("kube_client")));
     tracing_subscriber::registry().with(filter).with(lines).init();
     Ok(Log { queue, writer: Some(writer), level: Level(handle) })
 }

@@ -8,6 +8,7 @@ use kvferry_config::{LogLevel, Options, Parsed, World};
 use kvferry_sidecar::operator::Operator;
 use kvferry_sidecar::signals::Signals;
 use kvferry_sidecar::{assemble, logging, server::Server};
+use kvferry_traces::Traces;
 use tracing::level_filters::LevelFilter;
 
 /// Requests come and go by the thousand in buffers of a few sizes; this allocator gives their memory back.
@@ -55,10 +56,17 @@ fn run(options: &Options, warnings: &[String]) -> Result<(), String> {
     tracing::info!(configuration = %options.to_json(), "Proxy configuration");
     // Before the port opens: who can reach us may also stop us.
     let signals = Signals::new().map_err(|error| cannot("handle signals", &error))?;
-    let settings = {
+    let mut settings = {
         let _within = signals.runtime().enter();
         assemble::settings(options).map_err(|error| cannot("use TLS", &error))?
     };
+    if options.observability.tracing {
+        match Traces::from_env(env!("CARGO_PKG_VERSION"), |name| std::env::var(name).ok()) {
+            Ok(traces) => settings.traces = traces,
+            // As with the sidecar we replace: traces are worth less than the service.
+            Err(error) => tracing::error!(%error, "tracing is off"),
+        }
+    }
     let operator =
         Operator::start(options, &settings, &log).map_err(|error| cannot("open the metrics port", &error))?;
     let port = options.ports.port;

@@ -21,6 +21,7 @@ use crate::failover::Failover;
 use crate::inflight::Table;
 use crate::logging::{Dropped, Level, Log};
 use crate::server::Server;
+use crate::warmup::WarmUp;
 use crate::worker::{Rank, Settings};
 
 /// Between two looks at the decode engine, and how long one may take.
@@ -45,6 +46,7 @@ struct View {
     allowlist: Allowlist,
     watched_allowlist: bool,
     failover: Arc<Failover>,
+    warm_up: Option<Arc<WarmUp>>,
     level: Level,
     dropped: Dropped,
     serving: OnceLock<Serving>,
@@ -75,6 +77,7 @@ impl Operator {
             allowlist: settings.allowlist.clone(),
             watched_allowlist: !options.destinations.are_open(),
             failover: Arc::clone(&settings.failover),
+            warm_up: settings.warm_up.clone(),
             level: log.level(),
             dropped: log.dropped(),
             serving: OnceLock::new(),
@@ -211,6 +214,9 @@ impl kvferry_metrics::Source for View {
             reading.client_connections = serving.connections.load(Ordering::Relaxed) as u64;
             let now = kvferry_handoff::Time::since_start(serving.start.elapsed());
             reading.peers.add(PeerState::SetAside, self.failover.aside(now) as u64);
+        }
+        for state in self.warm_up.iter().flat_map(|warm_up| warm_up.states()) {
+            reading.peers.add(state, 1);
         }
         reading
     }

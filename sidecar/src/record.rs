@@ -4,7 +4,7 @@
 //! The line is written when the record is dropped, so no path through the code can forget it; a request whose outcome
 //! nobody set was left by its client.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderValue};
@@ -53,6 +53,34 @@ pub struct Record {
     present: Present,
 }
 
+/// The encoder stage while it runs. Dropping it means that it failed.
+#[derive(Debug)]
+#[must_use = "a stage that is dropped counts as failed"]
+pub struct Encoding {
+    running: Running,
+    span: Span,
+}
+
+impl Encoding {
+    /// One request to an encoder; `headers` become its.
+    pub fn request(&self, encoder: &Endpoint, headers: &mut HeaderMap) -> Span {
+        let client = self.span.client(encoder.host(), encoder.port());
+        client.inject(headers);
+        client
+    }
+
+    /// Every part was encoded, or not.
+    pub fn ended(mut self, end: Result<(), &'static str>) {
+        match end {
+            Ok(()) => self.running.served(),
+            Err(code) => {
+                self.span.failed(code);
+                self.running.failed();
+            }
+        }
+    }
+}
+
 /// A leg while it runs.
 #[derive(Debug)]
 struct Leg {
@@ -80,7 +108,6 @@ impl Record {
 
     /// A request that arrived now.
     pub fn new(worker: &Worker, api: Api, headers: &HeaderMap) -> Self {
-        let started = Instant::now();
         let metrics = worker.metrics.clone();
         metrics.request(api.metric());
         let mut trace = worker.traces.request(headers, &http::Method::POST, api.path());
@@ -88,10 +115,22 @@ impl Record {
         trace.set(attributes::CONNECTOR, worker.settings.connector_name);
         trace.set(attributes::KV_CONNECTOR, worker.settings.connector_name);
         trace.set(attributes::REQUEST_PATH, api.path());
+        Self::begin(worker, api, metrics, trace, worker.settings.request_log)
+    }
+
+    /// A request of our own that arrived now: nobody is told of it.
+    pub fn quiet(worker: &Worker, api: Api) -> Self {
+        static NOBODY: LazyLock<Metrics> = LazyLock::new(|| Metrics::new(&[], &[]));
+        Self::begin(worker, api, NOBODY.clone(), RequestTrace::default(), false)
+    }
+
+    fn begin(worker: &Worker, api: Api, metrics: Metrics, trace: RequestTrace, log: bool) -> Self {
+        let started = Instant::now();
         Self {
             api,
             started,
-            log: worker.settings.request_log,
+            metrics,
+            log,
             target: String::new(),
             request_id: None,
             status: 0,
@@ -110,7 +149,6 @@ impl Record {
             cached_tokens: None,
             trace,
             present: worker.in_flight.enter(api, started, Place::Passthrough),
-            metrics,
         }
     }
 
@@ -157,6 +195,24 @@ impl Record {
         self.trace.set(attributes::DISAGGREGATION_USED, false);
         self.busy = Some(self.metrics.enter(Place::Passthrough));
         self.decode_sent = Some(Instant::now());
+    }
+
+    /// Encoders are asked for the request's parts.
+    pub fn encode_begins(&mut self, parts: usize, encoders: usize) -> Encoding {
+        let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.trace.set(attributes::ENCODE_DISAGGREGATION_USED, true);
+        self.trace.set(attributes::ENCODER_COUNT, count(parts.min(encoders)));
+        self.trace.set(attributes::ENCODER_ALLOWED, count(encoders));
+        self.present.move_to(Place::Encode);
+        Encoding { running: self.metrics.start(Stage::Encode), span: self.trace.span(Work::Encode) }
+    }
+
+    /// The decode engine was asked first and leaves the request to prefill. Its attempt says nothing about decode.
+    pub fn decode_declined(&mut self) {
+        self.decode_sent = None;
+        if let Some(leg) = self.decode.take() {
+            leg.running.discarded();
+        }
     }
 
     /// The prefill leg is sent; `headers` become its.

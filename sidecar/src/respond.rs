@@ -37,6 +37,12 @@ pub fn error(error: &Error) -> Response<AnswerBody> {
     response
 }
 
+/// An error of ours inside an answer that has begun, in the shape of OpenAI's own.
+pub fn error_object(error: &Error) -> String {
+    let (status, message) = (error.status(), serde_json::Value::from(error.to_string()));
+    format!(r#"{{"message":{message},"type":"{}","param":null,"code":{}}}"#, kind(status), status.as_u16())
+}
+
 /// `GET /health`: static, says nothing about the decode engine (spec/sidecar.md 7).
 pub fn healthy() -> Response<AnswerBody> {
     Response::new(AnswerBody::full(Bytes::new()))

@@ -217,6 +217,10 @@ impl Part {
         let last_wishes = self.settings.limits.longest_release();
         let worker = Arc::new(Worker::new(self.settings.clone(), self.ledger.clone(), self.table.clone(), self.start));
         let dog = Arc::new(Watchdog::default());
+        let warming = worker.settings.warm_up.clone().map(|warm_up| {
+            // Not among what is waited for at the end: it ends with the runtime, and what it runs gives its KV back.
+            tokio::spawn(warm_up.work(Arc::clone(&worker)))
+        });
         let tracker = TaskTracker::new();
         let mut sweep = tokio::time::interval(SWEEP);
         loop {
@@ -235,6 +239,9 @@ impl Part {
         // Accepted, but not yet taken over: they are clients too.
         while let Ok(accepted) = self.receiver.try_recv() {
             self.take(&worker, &dog, &tracker, accepted);
+        }
+        if let Some(warming) = warming {
+            warming.abort();
         }
         tracker.close();
         tracker.wait().await;

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Request, Response};
@@ -85,7 +86,7 @@ enum Next {
     Pass(Box<Arrived>),
     /// To the decode engine, with a body that was read.
     PassRead(Box<Passthrough>),
-    /// Through prefill and decode.
+    /// Through prefill and decode, or through decode in chunks.
     Handoff(Box<LegRequest>),
 }
 
@@ -110,9 +111,17 @@ async fn intercept(
         record.request_id(unshared(id));
     }
     let kv_source = routing.kv_source.as_deref().filter(|_| settings.connector.pulls_from_source());
-    let kv_source = targets::kv_source(worker, kv_source);
+    let mut kv_source = targets::kv_source(worker, kv_source);
+    let encoders = targets::encoders(worker, &routing.encoders);
+    let encode = settings.encode.filter(|_| !encoders.is_empty());
+    if encode.is_some() {
+        // What was encoded for this prompt is not for the engine that computed it last time.
+        kv_source = None;
+    }
+    let chunk = settings.decode_chunk.filter(|_| api == Api::ChatCompletions && encode.is_none());
+    let staged = !targets.is_empty() || kv_source.is_some() || encode.is_some();
     // The stateful members of a response need a look whoever serves it.
-    if targets.is_empty() && kv_source.is_none() && api != Api::Responses {
+    if !staged && chunk.is_none() && api != Api::Responses {
         return Ok(Next::Pass(Box::new(arrived)));
     }
 
@@ -127,38 +136,46 @@ async fn intercept(
     };
     drop(body);
     record.read(intake.body.len());
+    let since = Instant::now();
     if api == Api::Responses {
         stateful::check(&intake)?;
     }
-    if targets.is_empty() {
-        let (headers, body) = match kv_source {
-            None => (head.headers, intake.body),
-            source => {
-                let id = ensure_request_id(&mut head.headers);
-                let headers = head.headers;
-                pulling(worker, Asked { api, intake, headers, id, kv_source: source, port: rank.port })
-            }
-        };
-        return Ok(Next::PassRead(Box::new(Passthrough {
-            method: head.method,
-            path_and_query,
-            headers,
-            body: Payload::Read(body),
-            rank,
-            upgrade,
-            interim,
-        })));
+    let method = head.method;
+    let pass_read = |headers, body, rank, path_and_query, interim| {
+        let body = Payload::Read(body);
+        Next::PassRead(Box::new(Passthrough { method, path_and_query, headers, body, rank, upgrade, interim }))
+    };
+    let chunked = chunk.is_some_and(|size| exchange::is_chunked(api, &intake.body, size));
+    if !staged && !chunked {
+        return Ok(pass_read(head.headers, intake.body, rank, path_and_query, interim));
     }
     strip_hop_by_hop(&mut head.headers, false);
     let id = ensure_request_id(&mut head.headers);
-    let asked = Asked { api, intake, headers: head.headers, id, kv_source, port: rank.port };
-    let disaggregation = Disaggregation::PrefillDecode;
-    Ok(Next::Handoff(Box::new(LegRequest { asked, disaggregation, targets, path_and_query, interim, rank })))
+    let mut asked = Asked { api, intake, headers: head.headers, id, kv_source, port: rank.port };
+    if let Some(how) = encode {
+        exchange::encode(worker, how, &encoders, &mut asked, since, record).await?;
+    }
+    let disaggregation = match (targets.is_empty(), encode.is_some()) {
+        (false, false) => Some(Disaggregation::PrefillDecode),
+        (false, true) => Some(Disaggregation::EncodePrefillDecode),
+        (true, true) => Some(Disaggregation::EncodeDecode),
+        (true, false) => None,
+    };
+    if targets.is_empty() && !chunked {
+        if let Some(disaggregation) = disaggregation {
+            record.metrics().disaggregated(disaggregation);
+        }
+        let (headers, body) = computing(worker, asked);
+        return Ok(pass_read(headers, body, rank, path_and_query, interim));
+    }
+    let encoded = encode.is_some();
+    let request = LegRequest { asked, disaggregation, encoded, since, targets, path_and_query, interim, rank };
+    Ok(Next::Handoff(Box::new(request)))
 }
 
-/// What the decode engine gets that computes a prompt itself and may pull a part of its KV from elsewhere.
-fn pulling(worker: &Worker, asked: Asked) -> (HeaderMap, Chunks) {
-    let leg = worker.settings.connector.alone(&asked);
+/// What the decode engine gets that computes a prompt itself, and may pull a part of its KV from elsewhere.
+fn computing(worker: &Worker, asked: Asked) -> (HeaderMap, Chunks) {
+    let leg = asked.kv_source.as_ref().and_then(|_| worker.settings.connector.alone(&asked));
     let Asked { mut headers, intake, .. } = asked;
     match leg {
         None => (headers, intake.body),

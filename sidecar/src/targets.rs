@@ -27,6 +27,9 @@ pub fn prefill(worker: &Worker, candidates: &[String]) -> Result<Vec<Arc<Endpoin
         targets.extend(others.filter_map(|(_, other)| usable(worker, other)));
         settings.failover.order(&mut targets, worker.now());
     }
+    if let Some(warm_up) = &settings.warm_up {
+        targets.iter().for_each(|target| warm_up.seen(worker, target));
+    }
     Ok(targets)
 }
 
@@ -44,6 +47,11 @@ pub fn rank(worker: &Worker, came_for: &Rank, value: Option<&str>) -> Result<Opt
     let named: Option<Endpoint> = value.parse().ok().filter(ours);
     let rank = named.and_then(|named| ranks.iter().find(|rank| rank.port == named.port()));
     rank.cloned().map(Some).ok_or_else(|| Error::UnknownRank { value: value.to_owned() })
+}
+
+/// The encoders that may be used; those that are none, or not allowed, are left out.
+pub fn encoders(worker: &Worker, candidates: &[String]) -> Vec<Arc<Endpoint>> {
+    candidates.iter().filter_map(|candidate| usable(worker, candidate)).collect()
 }
 
 /// The engine that may hold KV of this prompt. Naming none, or one that is not allowed, is no error: the prompt is computed.

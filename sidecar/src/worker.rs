@@ -1,5 +1,6 @@
 //! What one worker thread shares between its requests.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,9 +14,11 @@ use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
 use crate::connector::Connector;
+use crate::exchange::Encode;
 use crate::failover::Failover;
 use crate::inflight::Table;
-use crate::upstream::{Legs, Upstream};
+use crate::upstream::{Legs, Proxies, Upstream};
+use crate::warmup::WarmUp;
 
 /// One engine of this pod, and the port through which it is reached. With data parallelism there are several.
 #[derive(Debug)]
@@ -44,6 +47,10 @@ pub struct LegsTls {
 pub struct Settings {
     /// How the engines hand over.
     pub connector: Arc<dyn Connector>,
+    /// How encoders hand over; `None`: there is no encoder stage.
+    pub encode: Option<Encode>,
+    /// Tokens of one chunk of a chunked decode; `None`: decode is not chunked.
+    pub decode_chunk: Option<NonZeroU32>,
     /// Top-level members of a body to look for.
     pub watch: &'static [&'static str],
     /// The engines of this pod; at least one.
@@ -66,6 +73,8 @@ pub struct Settings {
     pub allowlist: Allowlist,
     /// This pod's address.
     pub pod_ip: Option<String>,
+    /// Who is warmed up, if anybody is to be.
+    pub warm_up: Option<Arc<WarmUp>>,
     /// The connector's name.
     pub connector_name: &'static str,
     /// What is counted and timed, for the process.
@@ -74,6 +83,8 @@ pub struct Settings {
     pub traces: Traces,
     /// One log line for each intercepted request.
     pub request_log: bool,
+    /// Forward proxies on the way to engines outside this pod.
+    pub proxies: Option<Proxies>,
     /// TLS of the listeners; `None`: plain.
     pub listener_tls: Option<ListenerTls>,
     /// TLS of the legs.
@@ -108,6 +119,7 @@ impl Worker {
     pub fn new(settings: Settings, ledger: Ledger, in_flight: Table, start: Instant) -> Self {
         let upstream = |tls: &Option<LegTls>| {
             Upstream::new(settings.max_idle_per_engine, settings.connect_timeout, tls.clone())
+                .through(settings.proxies.clone())
         };
         let legs = Legs {
             prefill: upstream(&settings.leg_tls.prefill),

@@ -118,6 +118,20 @@ impl Handoff {
         (handoff, commands)
     }
 
+    /// A request that only decodes, from `now` on: no prefill precedes it, so no KV is ever held for it.
+    pub fn alone(ledger: Ledger, limits: Arc<Limits>, now: Time) -> (Self, Commands) {
+        let handoff = Self {
+            ledger,
+            deadline: limits.request.map(|limit| now + limit),
+            limits,
+            recovery: Recovery::default(),
+            same_left: 0,
+            others_left: 0,
+            state: State::Decoding { kv: None, answering: false, alive: now },
+        };
+        (handoff, Command::SendDecode(Decode::Alone).into())
+    }
+
     /// What is left of an attempt that another one replaces: a prefill leg that still `runs` and may bring KV, or KV
     /// that was `named` and may be held though no answer came. It only cleans up.
     pub fn orphan(

@@ -33,7 +33,7 @@ pub enum PrefillLimits {
 
 impl PrefillLimits {
     /// Adds to `edits` what makes `asked` a prefill.
-    pub(super) fn apply<'n>(self, edits: Edits<'n>, asked: &Asked) -> Edits<'n> {
+    pub(crate) fn apply<'n>(self, edits: Edits<'n>, asked: &Asked) -> Edits<'n> {
         let mut edits = edits.set("stream", "false").remove("stream_options");
         if self == Self::PerApi {
             edits = edits.remove("min_tokens");

@@ -3,13 +3,18 @@
 //! itself, its timing and its failures, is the same for all.
 
 pub mod atom;
+mod bidirectional;
 mod fresh;
 mod limits;
 pub mod mooncake;
+mod moriio;
 pub mod nixlv2;
 pub mod offloading;
+mod push;
+mod rank_hash;
 mod release;
 pub mod sglang;
+mod shared_storage;
 mod source;
 mod usage;
 
@@ -19,11 +24,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use kvferry_contract::Endpoint;
+use kvferry_metrics::Metrics;
 use kvferry_splice::{Chunks, Malformed};
 
+use crate::exchange;
 use crate::request::{Asked, stateful};
 
+pub use bidirectional::BidirectionalOptions;
 pub use limits::PrefillLimits;
+pub use moriio::{Host, MoriIoOptions};
 pub use release::ReleaseRequest;
 pub use usage::UsageEdit;
 
@@ -58,6 +67,13 @@ pub struct Accepted {
     pub cached_tokens: Option<u64>,
     /// A decode leg that runs beside prefill does not fit what prefill says: it has to be sent anew.
     pub anew: bool,
+}
+
+/// A decode engine that is asked first may decline: too little of the prompt is in its caches.
+#[derive(Debug, Clone, Copy)]
+pub struct First {
+    /// Whether this answer, or event of a stream, says so. It may be any bytes.
+    pub declines: fn(&[u8]) -> bool,
 }
 
 /// Something that must be asked of the prefill pod before an attempt can begin.
@@ -100,6 +116,11 @@ pub trait Connector: std::fmt::Debug + Send + Sync + 'static {
     /// Whether engines can pull KV from another engine's cache. If not, the header that names one is of no use.
     fn pulls_from_source(&self) -> bool {
         false
+    }
+
+    /// Whether the decode engine is to be asked before any prefill, with the client's own body.
+    fn first(&self, _asked: &Asked) -> Option<First> {
+        None
     }
 
     /// What to ask before an attempt at `target`; `None` if nothing, or if the answer is still known.
@@ -158,6 +179,11 @@ pub trait Attempt: std::fmt::Debug + Send + Sync {
     /// It is no JSON object, which is the prefill engine's fault.
     fn accept(&mut self, asked: &Asked, answer: &Bytes) -> Result<Accepted, Malformed>;
 
+    /// Why the answer that it has accepted is of no use for decode, if it is not.
+    fn unusable(&self) -> Option<Unusable> {
+        None
+    }
+
     /// The decode leg after prefill.
     fn decode(&self, asked: &Asked) -> Outgoing;
 
@@ -202,6 +228,12 @@ pub struct Options {
     pub pod_ip: Option<String>,
     /// `--nixl-push-mode`
     pub push: bool,
+    /// KV that goes back from decode to prefill; `None`: it does not.
+    pub bidirectional: Option<BidirectionalOptions>,
+    /// MoRI-IO's flags.
+    pub moriio: MoriIoOptions,
+    /// Where connectors count.
+    pub metrics: Metrics,
 }
 
 impl Default for Options {
@@ -216,6 +248,9 @@ impl Default for Options {
             ranks: 1,
             pod_ip: None,
             push: false,
+            bidirectional: None,
+            moriio: MoriIoOptions::default(),
+            metrics: Metrics::new(&[], &[]),
         }
     }
 }
@@ -229,6 +264,7 @@ pub const ALL: &[(&str, Make)] = &[
     ("sglang", sglang::connector),
     ("mooncake", mooncake::connector),
     ("offloading", offloading::connector),
+    ("shared-storage", shared_storage::connector),
     ("atom", atom::connector),
 ];
 
@@ -246,6 +282,7 @@ pub fn name(name: &str) -> &'static str {
 pub fn watch(connector: &dyn Connector) -> &'static [&'static str] {
     let mut names: Vec<&'static str> = limits::WATCH.to_vec();
     names.extend(stateful::WATCH);
+    names.extend(exchange::ENCODE_WATCH);
     names.extend(connector.watch());
     names.sort_unstable();
     names.dedup();

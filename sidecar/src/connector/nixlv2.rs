@@ -1,7 +1,11 @@
-//! `nixlv2`: vLLM's NixlConnector, serial (spec/sidecar.md 3.1 and 12.3).
+//! `nixlv2`: vLLM's NixlConnector, serial (spec/sidecar.md 3.1 and 12.3), and the choice of its variants.
 //!
 //! Prefill computes one token and keeps its KV for a remote decode; its `kv_transfer_params` go verbatim into the decode
 //! leg, whose engine pulls the KV. Only prefill's answer names the KV, so a cancelled prefill is given a moment.
+//!
+//! Two things can be added to it: KV of a chat's turn before, which prefill reads back ([`bidirectional`]), and the header
+//! that picks a data-parallel rank. Where prefill writes instead ([`moriio`], [`push`]), the variant is a connector of its
+//! own.
 
 use std::sync::Arc;
 
@@ -9,9 +13,12 @@ use bytes::Bytes;
 use kvferry_contract::Endpoint;
 use kvferry_splice::{Edits, Malformed, get_path, scan};
 
+use super::bidirectional::{self, Begun, Memory};
+use super::moriio::{self, ranks::Ranks};
 use super::source::{Tier, extend};
 use super::{
-    Accepted, Attempt, Connector, Options, Outgoing, PrefillLimits, ReleaseRequest, Unusable, release,
+    Accepted, Attempt, Connector, Observer, Options, Outgoing, PrefillLimits, ReleaseRequest, Unusable, push,
+    release,
 };
 use crate::request::Asked;
 use crate::request::route::Api;
@@ -20,12 +27,23 @@ use crate::request::route::Api;
 pub(super) const KV: &str = "kv_transfer_params";
 
 /// Asks prefill to keep its KV for somebody else to pull.
-const KEEP_FOR_REMOTE: &[u8] = br#"{"do_remote_decode":true,"do_remote_prefill":false,"remote_engine_id":null,"remote_block_ids":null,"remote_host":null,"remote_port":null}"#;
+pub(super) const KEEP_FOR_REMOTE: &[u8] = br#"{"do_remote_decode":true,"do_remote_prefill":false,"remote_engine_id":null,"remote_block_ids":null,"remote_host":null,"remote_port":null}"#;
 
 /// The connector.
 pub fn connector(options: &Options) -> Arc<dyn Connector> {
-    let tier = options.p2p_pull.then(|| Tier::new(options));
-    Arc::new(NixlV2 { limits: options.prefill_limits, tier })
+    if options.moriio.write_mode {
+        return moriio::connector(options);
+    }
+    if options.push {
+        return push::connector(options);
+    }
+    let memory = options.bidirectional.clone().map(|memory| Arc::new(Memory::new(memory, options.ranks)));
+    Arc::new(NixlV2 {
+        limits: options.prefill_limits,
+        tier: options.p2p_pull.then(|| Tier::new(options)),
+        ranks: Ranks::new(options.moriio.dp_size, options.moriio.dp_size_local),
+        memory,
+    })
 }
 
 #[derive(Debug)]
@@ -33,11 +51,14 @@ struct NixlV2 {
     limits: PrefillLimits,
     /// The engines have a P2P tier beside NIXL.
     tier: Option<Tier>,
+    ranks: Ranks,
+    /// Decode engines offer KV of the turn before.
+    memory: Option<Arc<Memory>>,
 }
 
 impl Connector for NixlV2 {
     fn watch(&self) -> &'static [&'static str] {
-        &[KV]
+        if self.memory.is_some() { &bidirectional::WATCH } else { &[KV] }
     }
 
     fn pulls_from_source(&self) -> bool {
@@ -51,8 +72,10 @@ impl Connector for NixlV2 {
         _answer: Option<&Bytes>,
     ) -> Result<Box<dyn Attempt>, Unusable> {
         let source = self.tier.as_ref().and_then(|tier| tier.for_prefill(asked, target));
-        let keep = extend(KEEP_FOR_REMOTE, source.as_ref());
-        Ok(Box::new(Pull { limits: self.limits, keep, kv: None }))
+        let begun = self.memory.as_ref().and_then(|memory| Some((Arc::clone(memory), memory.begin(asked)?)));
+        let offered = begun.as_ref().and_then(|(_, begun)| begun.params.clone());
+        let keep = extend(offered.unwrap_or(Bytes::from_static(KEEP_FOR_REMOTE)), source.as_ref());
+        Ok(Box::new(Pull { limits: self.limits, ranks: self.ranks, keep, begun, kv: None }))
     }
 
     fn alone(&self, asked: &Asked) -> Option<Outgoing> {
@@ -60,17 +83,24 @@ impl Connector for NixlV2 {
     }
 }
 
-/// One attempt. `keep`: what prefill is asked to do; `kv`: what it returned.
+/// One attempt.
 #[derive(Debug)]
 struct Pull {
     limits: PrefillLimits,
+    ranks: Ranks,
+    /// What prefill is asked to do.
     keep: Bytes,
+    /// A turn of a chat, and where its offer is kept.
+    begun: Option<(Arc<Memory>, Begun)>,
+    /// What prefill returned.
     kv: Option<Bytes>,
 }
 
 impl Attempt for Pull {
     fn prefill(&self, asked: &Asked) -> Outgoing {
-        asked.edit(self.limits.apply(Edits::new().set(KV, self.keep.clone()), asked))
+        let mut leg = asked.edit(self.limits.apply(Edits::new().set(KV, self.keep.clone()), asked));
+        self.ranks.address(&mut leg, self.ranks.hashed(asked.id.as_bytes()));
+        leg
     }
 
     fn accept(&mut self, asked: &Asked, answer: &Bytes) -> Result<Accepted, Malformed> {
@@ -85,6 +115,10 @@ impl Attempt for Pull {
     fn decode(&self, asked: &Asked) -> Outgoing {
         let kv = self.kv.clone().unwrap_or(Bytes::from_static(b"null"));
         asked.edit(Edits::new().set(KV, kv))
+    }
+
+    fn observer(&self, asked: &Asked) -> Option<Box<dyn Observer>> {
+        self.begun.as_ref().map(|(memory, begun)| begun.observer(memory, asked))
     }
 
     fn release(&self) -> Option<ReleaseRequest> {

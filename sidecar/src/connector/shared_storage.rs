@@ -92,8 +92,9 @@ fn declined(json: &[u8]) -> bool {
     }
     // Answers are long and hardly ever say so: the search costs less than the reading.
     memchr::memmem::find(json, DECLINED.as_bytes()).is_some()
-        && serde_json::from_slice::<Answer>(json)
-            .is_ok_and(|answer| answer.choices.first().is_some_and(|choice| choice.finish_reason.as_deref() == Some(DECLINED)))
+        && serde_json::from_slice::<Answer>(json).is_ok_and(|answer| {
+            answer.choices.first().is_some_and(|choice| choice.finish_reason.as_deref() == Some(DECLINED))
+        })
 }
 
 #[cfg(test)]
@@ -104,7 +105,10 @@ mod tests {
     fn only_the_first_choices_finish_reason_declines() {
         for (json, expected) in [
             (r#"{"choices":[{"finish_reason":"cache_threshold"}]}"#, true),
-            (r#"{"id":"x","choices":[{"index":0,"text":"","finish_reason":"cache_threshold","n":1e999}],"usage":null}"#, true),
+            (
+                r#"{"id":"x","choices":[{"index":0,"text":"","finish_reason":"cache_threshold","n":1e999}],"usage":null}"#,
+                true,
+            ),
             (r#"{"choices":[{"finish_reason":"stop","text":"cache_threshold"}]}"#, false),
             (r#"{"choices":[{"finish_reason":"stop"},{"finish_reason":"cache_threshold"}]}"#, false),
             (r#"{"choices":[{"finish_reason":null}],"x":"cache_threshold"}"#, false),

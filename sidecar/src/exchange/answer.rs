@@ -12,6 +12,8 @@ use kvferry_handoff::{Cause, Command, Event, Stage};
 use kvferry_splice::SseRewriter;
 use tokio::time::Sleep;
 
+use super::chunked::Events;
+use super::held::HeldBody;
 use super::inflate::{Inflater, is_gzip, now_plain};
 use super::run::Run;
 use crate::connector::{Observer, UsageEdit};
@@ -21,7 +23,7 @@ use crate::upstream::Lease;
 /// The outcome of a stream that began with an error event. Whatever follows in it proves nothing about the KV.
 const ERROR_EVENT: &str = "decode_error_event";
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The body of a response to the client.
 pub struct AnswerBody(Kind);
@@ -33,6 +35,8 @@ enum Kind {
     Plain(Plain),
     /// The decode engine's answer of a disaggregated request.
     Streamed(Box<Streamed>),
+    /// Made here, event by event, as the client takes them.
+    Made(Events),
 }
 
 /// A complete answer of the decode engine.
@@ -67,8 +71,13 @@ impl AnswerBody {
         Self(Kind::Plain(Plain { body, lease: Some(lease), record }))
     }
 
+    /// Events that are made here.
+    pub(super) fn made(events: Events) -> Self {
+        Self(Kind::Made(events))
+    }
+
     /// A successful decode answer; `headers` are corrected for what is done to it.
-    pub(super) fn streamed(headers: &mut HeaderMap, body: Incoming, lease: Lease, mut run: Run) -> Self {
+    pub(super) fn streamed(headers: &mut HeaderMap, body: HeldBody, lease: Lease, mut run: Run) -> Self {
         let sse = is_event_stream(headers);
         let rewrite = run
             .usage_edit()
@@ -153,7 +162,7 @@ struct Rewrite {
 
 /// A decode answer that flows.
 struct Streamed {
-    body: Incoming,
+    body: HeldBody,
     lease: Option<Lease>,
     run: Run,
     sse: bool,
@@ -346,6 +355,7 @@ impl Body for AnswerBody {
             }
             Kind::Plain(plain) => plain.poll(cx),
             Kind::Streamed(streamed) => streamed.poll(cx),
+            Kind::Made(events) => events.as_mut().poll_next(cx).map(|data| data.map(|data| data.map(Frame::data))),
         }
     }
 
@@ -356,6 +366,7 @@ impl Body for AnswerBody {
             }
             Kind::Plain(plain) => plain.body.is_end_stream(),
             Kind::Streamed(streamed) => streamed.ended && streamed.last.is_none(),
+            Kind::Made(_) => false,
         }
     }
 
@@ -369,7 +380,7 @@ impl Body for AnswerBody {
             Kind::Streamed(streamed) if streamed.rewrite.is_none() && streamed.inflater.is_none() => {
                 streamed.body.size_hint()
             }
-            Kind::Full { .. } | Kind::Streamed(_) => SizeHint::default(),
+            Kind::Full { .. } | Kind::Streamed(_) | Kind::Made(_) => SizeHint::default(),
         }
     }
 }

@@ -179,7 +179,8 @@ impl Growing {
             let sent = match self.engine.ask(body).await.map_err(Stopped::Failed)? {
                 Asked::Answered(whole) => {
                     let chunk = Chunk::read(&whole.plain).filter(|chunk| !chunk.was_cut() || chunk.is_text());
-                    let chunk = chunk.ok_or_else(|| self.wrong("it answered a chunk with no text to go on from"))?;
+                    let chunk =
+                        chunk.ok_or_else(|| self.wrong("it answered a chunk with no text to go on from"))?;
                     return Ok(self.grown.take(chunk, limit).to_owned());
                 }
                 Asked::Refused(sent) => sent,
@@ -296,7 +297,11 @@ impl Reading {
                 let own = get_path(body.data(), &["error"]).unwrap_or_else(|| body.data().clone());
                 match kvferry_splice::scan(&own, &[]) {
                     Ok(_) => String::from_utf8_lossy(&own).into_owned(),
-                    Err(_) => format!(r#"{{"message":"the decode engine answered {}","code":{}}}"#, head.status, head.status.as_u16()),
+                    Err(_) => format!(
+                        r#"{{"message":"the decode engine answered {}","code":{}}}"#,
+                        head.status,
+                        head.status.as_u16()
+                    ),
                 }
             }
         };
@@ -313,8 +318,9 @@ fn event(payload: &str) -> String {
 async fn watched<T>(run: &mut Run, work: impl Future<Output = T>) -> Result<T, Stopped> {
     let mut work = pin!(work);
     loop {
-        let late = async {
-            match run.wake_at() {
+        let wake = run.wake_at();
+        let late = async move {
+            match wake {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
                 None => std::future::pending().await,
             }

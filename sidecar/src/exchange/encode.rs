@@ -9,7 +9,7 @@ mod merge;
 mod parts;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
@@ -17,11 +17,13 @@ use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 use kvferry_contract::Endpoint;
 use kvferry_contract::headers::REQUEST_ID;
 use kvferry_splice::{Chunks, Edits, scan};
+use kvferry_traces::Span;
 use tokio::task::JoinSet;
 
 use super::legs::host;
 use super::read::{Unread, read_whole};
 use crate::error::Error;
+use crate::record::{Encoding, Record};
 use crate::request::Asked;
 use crate::request::intake::Intake;
 use crate::upstream::{LegBody, Upstream};
@@ -69,7 +71,8 @@ impl Encode {
 }
 
 /// Has every part of the request encoded, part `i` by encoder `i mod n`, and prepares the request for what follows.
-/// Dropping the future cancels what runs. `limit`: how long it may all take.
+/// Dropping the future cancels what runs. It may take as long as a prefill, and no longer than the request, of which the
+/// first stage began at `since`.
 ///
 /// # Errors
 /// A part could not be encoded, or not in time.
@@ -81,21 +84,20 @@ pub async fn encode(
     how: Encode,
     encoders: &[Arc<Endpoint>],
     asked: &mut Asked,
-    limit: Option<Duration>,
+    since: Instant,
+    record: &mut Record,
 ) -> Result<(), Error> {
     let parts = parts::parts(asked);
     let mut members = Members::default();
     if !parts.is_empty() {
+        let encoding = record.encode_begins(parts.len(), encoders.len());
         let bodies = parts::template(asked)
             .map(|hole| parts.into_iter().map(|part| hole.fill(part)).collect())
             .unwrap_or_default();
-        let fan_out = fan_out(&worker.legs.encode, how, encoders, asked, bodies);
-        let answers = match limit {
-            None => fan_out.await?,
-            Some(limit) => tokio::time::timeout(limit, fan_out)
-                .await
-                .unwrap_or(Err(Error::EncodeTimeout { limit_ms: limit.as_millis() }))?,
-        };
+        let fan_out = fan_out(&worker.legs.encode, how, encoders, asked, bodies, &encoding);
+        let answers = within(limit(worker, since), fan_out).await;
+        encoding.ended(answers.as_ref().map(|_| ()).map_err(Error::code));
+        let answers = answers?;
         if answers.iter().any(Option::is_some) {
             let own = asked.intake.document.value(EC_PARAMS).map(|range| asked.intake.body.gather(range));
             own.iter().chain(answers.iter().flatten()).for_each(|object| members.take(object));
@@ -110,6 +112,25 @@ pub async fn encode(
     Ok(())
 }
 
+/// How long this stage may take.
+fn limit(worker: &Worker, since: Instant) -> Option<Duration> {
+    let limits = &worker.settings.limits;
+    let left = limits.request.map(|limit| limit.saturating_sub(since.elapsed()));
+    [limits.prefill, left].into_iter().flatten().min()
+}
+
+async fn within<T>(
+    limit: Option<Duration>,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    match limit {
+        None => work.await,
+        Some(limit) => tokio::time::timeout(limit, work)
+            .await
+            .unwrap_or(Err(Error::EncodeTimeout { limit_ms: limit.as_millis() })),
+    }
+}
+
 /// Sends every body and waits for all answers. Returns what each says of its embedding.
 async fn fan_out(
     upstream: &Upstream,
@@ -117,6 +138,7 @@ async fn fan_out(
     encoders: &[Arc<Endpoint>],
     asked: &Asked,
     bodies: Vec<Chunks>,
+    encoding: &Encoding,
 ) -> Result<Vec<Option<Bytes>>, Error> {
     let mut answers = vec![None; bodies.len()];
     let mut waiting = bodies.into_iter().enumerate();
@@ -127,8 +149,11 @@ async fn fan_out(
             && let Some((index, body)) = waiting.next()
         {
             let encoder = Arc::clone(&encoders[index % encoders.len()]);
-            let one = one(upstream.clone(), how, encoder, asked.api.path(), headers(asked, index), body);
-            running.spawn(async move { (index, one.await) });
+            let mut headers = headers(asked, index, &encoder, &body);
+            let span = encoding.request(&encoder, &mut headers);
+            let request = Part { path: asked.api.path(), headers, body };
+            let upstream = upstream.clone();
+            running.spawn(async move { (index, one(upstream, how, encoder, request, span).await) });
         }
         match running.join_next().await {
             None => return Ok(answers),
@@ -139,8 +164,10 @@ async fn fan_out(
 }
 
 /// What an encoder gets of the client's headers: nothing but the right to ask it.
-fn headers(asked: &Asked, index: usize) -> HeaderMap {
+fn headers(asked: &Asked, index: usize, encoder: &Endpoint, body: &Chunks) -> HeaderMap {
     let mut headers = HeaderMap::new();
+    host(&mut headers, encoder);
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     let id = [asked.id.as_bytes(), format!("-enc-{index}").as_bytes()].concat();
@@ -152,29 +179,34 @@ fn headers(asked: &Asked, index: usize) -> HeaderMap {
     headers
 }
 
+/// The request for one part.
+struct Part {
+    path: &'static str,
+    headers: HeaderMap,
+    body: Chunks,
+}
+
 /// Has one part encoded.
 async fn one(
     upstream: Upstream,
     how: Encode,
     encoder: Arc<Endpoint>,
-    path: &'static str,
-    mut headers: HeaderMap,
-    body: Chunks,
+    part: Part,
+    mut span: Span,
 ) -> Result<Option<Bytes>, Error> {
     let failed = |how: String| Error::EncodeFailed { detail: format!("encoder {encoder}: {how}") };
-    headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
-    host(&mut headers, &encoder);
     let sent = upstream
         .send(&encoder, || {
-            let mut request = Request::new(LegBody::from(body.clone()));
+            let mut request = Request::new(LegBody::from(part.body.clone()));
             *request.method_mut() = Method::POST;
-            *request.uri_mut() = Uri::from_static(path);
-            *request.headers_mut() = headers.clone();
+            *request.uri_mut() = Uri::from_static(part.path);
+            *request.headers_mut() = part.headers.clone();
             request
         })
         .await
         .map_err(|broken| failed(broken.to_string()))?;
     let status = sent.response.status();
+    span.answered(status.as_u16());
     if !status.is_success() {
         return Err(failed(format!("it answered {status}")));
     }

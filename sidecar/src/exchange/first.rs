@@ -17,7 +17,7 @@ use super::held::Held;
 use super::inflate::{Inflater, is_gzip};
 use super::legs::{DecodeEnd, LegRequest};
 use super::read::MAX_WHOLE_ANSWER;
-use crate::connector::First;
+use crate::connector::{First, Outgoing};
 use crate::error::Error;
 use crate::upstream::{Upstream, broken};
 
@@ -28,12 +28,16 @@ const EVENTS: usize = 2;
 /// Most of a stream that is held, in bytes; a stream whose first events are larger is an answer.
 const MAX_HELD_EVENTS: usize = 256 * 1024;
 
-/// Sends the client's own body to the decode engine. Ends when the answer is refused, declined or begun.
-pub(super) async fn attempt(upstream: Upstream, request: Arc<LegRequest>, first: First) -> DecodeEnd {
+/// Sends `leg`, which is the client's own body, to the decode engine. Ends when the answer is refused, declined or begun.
+pub(super) async fn attempt(
+    upstream: Upstream,
+    request: Arc<LegRequest>,
+    leg: Outgoing,
+    first: First,
+) -> DecodeEnd {
     let decoder = Arc::clone(&request.rank.decoder);
     let failed =
         |how| DecodeEnd::Failed(Error::LegBroken { leg: Leg::Decode, target: decoder.to_string(), how });
-    let leg = request.asked.intake.body.clone().into();
     let mut sent = match upstream.send(&decoder, || request.to(&leg)).await {
         Ok(sent) => sent,
         Err(how) => return failed(how),
@@ -47,10 +51,8 @@ pub(super) async fn attempt(upstream: Upstream, request: Arc<LegRequest>, first:
     let mut held = Held::default();
     let answers = loop {
         let frame = match sent.response.body_mut().frame().await {
+            None if look.end() => break true,
             None => {
-                if look.end() {
-                    break true;
-                }
                 sent.lease.recycle();
                 return DecodeEnd::Declined;
             }

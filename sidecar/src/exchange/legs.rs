@@ -1,6 +1,7 @@
 //! How a leg, a question before it and a release after it are sent, and how each of them ends.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST};
@@ -13,6 +14,8 @@ use kvferry_metrics::Disaggregation;
 use kvferry_splice::Chunks;
 
 use super::answer::WholeBody;
+use super::chunked::Growing;
+use super::held::Held;
 use super::read::{MAX_PREFILL_ANSWER, MAX_WHOLE_ANSWER, Unread, Whole, collect, is_whole_json, read_whole};
 use crate::connector::{Outgoing, Question, ReleaseRequest, UsageEdit};
 use crate::downstream::Interim;
@@ -29,8 +32,12 @@ const MAX_QUESTION_ANSWER: usize = 1024 * 1024;
 pub struct LegRequest {
     /// What the client asks for.
     pub asked: Asked,
-    /// Which stages it is spread over.
-    pub disaggregation: Disaggregation,
+    /// Which stages it is spread over; `None`: it only decodes.
+    pub disaggregation: Option<Disaggregation>,
+    /// Its parts were encoded elsewhere. The embeddings are there once, for the engine that gets to them first.
+    pub encoded: bool,
+    /// When its first stage began: from there its time limit counts.
+    pub since: Instant,
     /// Prefill candidates that may be used, the first one primary. Empty: no prefill.
     pub targets: Vec<Arc<Endpoint>>,
     /// Clean path, and the client's query.
@@ -43,7 +50,7 @@ pub struct LegRequest {
 
 impl LegRequest {
     /// The leg under the client's headers. Cheap to repeat: body and headers are shared.
-    fn to(&self, leg: &Outgoing) -> Request<LegBody> {
+    pub(super) fn to(&self, leg: &Outgoing) -> Request<LegBody> {
         let mut headers = self.asked.headers.clone();
         headers.insert(CONTENT_LENGTH, HeaderValue::from(leg.body.len()));
         headers.remove(EXPECT);
@@ -73,6 +80,12 @@ pub(super) enum PrefillEnd {
 pub(super) enum DecodeEnd {
     /// A success that is passed on as it comes.
     Stream(Sent),
+    /// A success whose beginning was read already.
+    Held(Sent, Held),
+    /// The engine was asked first, and has too little of the prompt.
+    Declined,
+    /// The first of several chunks that make the answer.
+    Grows(response::Parts, Box<Growing>),
     /// A success, complete.
     Whole(response::Parts, WholeBody),
     /// An error of the engine's own.
@@ -226,7 +239,7 @@ pub(super) async fn release(
     matches!(status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST)
 }
 
-fn host(headers: &mut HeaderMap, endpoint: &Endpoint) {
+pub(super) fn host(headers: &mut HeaderMap, endpoint: &Endpoint) {
     if let Ok(host) = HeaderValue::from_str(&endpoint.to_string()) {
         headers.insert(HOST, host);
     }

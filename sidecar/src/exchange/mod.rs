@@ -1,9 +1,15 @@
 //! One disaggregated request, carried out: the thin shell around the handoff core.
 //!
 //! [`run::Run`] sends legs and releases as the core commands, [`legs`] knows how one leg is sent and read, and
-//! [`answer`] is the client's body, which goes on driving the core while the decode answer flows.
+//! [`answer`] is the client's body, which goes on driving the core while the decode answer flows. Stages before the
+//! handoff: [`encode`], and [`first`], which may spare it. [`chunked`] is another way to decode.
 
 mod answer;
+mod chunked;
+mod encode;
+mod first;
+mod held;
+mod hole;
 mod inflate;
 mod legs;
 mod read;
@@ -12,31 +18,57 @@ mod tasks;
 
 use std::sync::Arc;
 
-use http::Response;
+use http::{Response, response};
+use kvferry_handoff::Event;
 
 pub use answer::{AnswerBody, is_event_stream};
+pub use chunked::applies as is_chunked;
+pub use encode::{Encode, WATCH as ENCODE_WATCH, encode};
 pub use legs::LegRequest;
 
 use crate::record::Record;
 use crate::request::headers::strip_hop_by_hop_response;
 use crate::respond;
 use crate::worker::Worker;
+use answer::WholeBody;
+use chunked::Stopped;
+use held::HeldBody;
 use run::{Reply, Run};
 
-/// Serves one request through prefill and decode. Dropping the future means that the client left: what runs is
-/// cancelled and KV is released in the background.
-pub async fn serve(worker: Arc<Worker>, request: LegRequest, record: Record) -> Response<AnswerBody> {
-    let mut run = Run::start(worker, request, record);
-    let reply = loop {
-        if let Some(reply) = run.step().await {
-            break reply;
+/// Serves one request through prefill and decode, or decode alone where it has no prefill target. Dropping the future
+/// means that the client left: what runs is cancelled and KV is released in the background.
+pub async fn serve(worker: Arc<Worker>, request: LegRequest, mut record: Record) -> Response<AnswerBody> {
+    let request = Arc::new(request);
+    if request.targets.is_empty() {
+        return answer(Run::alone(worker, request, None, record)).await;
+    }
+    // Encoding has set the threshold to what no engine declines.
+    let first = worker.settings.connector.first(&request.asked).filter(|_| !request.encoded);
+    if let Some(first) = first {
+        let mut run = Run::alone(Arc::clone(&worker), Arc::clone(&request), Some(first), record);
+        match run.reply().await {
+            Reply::Declined => {
+                run.record().decode_declined();
+                record = run.end();
+            }
+            reply => return respond_with(run, reply).await,
         }
-    };
+    }
+    answer(Run::start(worker, request, record)).await
+}
+
+async fn answer(mut run: Run) -> Response<AnswerBody> {
+    let reply = run.reply().await;
+    respond_with(run, reply).await
+}
+
+async fn respond_with(mut run: Run, reply: Reply) -> Response<AnswerBody> {
     match reply {
         Reply::Error(error) => {
             run.record().failed(&error);
             respond::error(&error)
         }
+        Reply::Declined => unreachable!("only a run that asks first is declined"),
         Reply::Refused(sent, outcome) => {
             run.record().outcome = outcome;
             let (mut head, body) = sent.response.into_parts();
@@ -46,18 +78,44 @@ pub async fn serve(worker: Arc<Worker>, request: LegRequest, record: Record) -> 
             let record = run.end();
             Response::from_parts(head, AnswerBody::plain(body, sent.lease, Some(record)))
         }
-        Reply::Whole(mut head, body) => {
-            strip_hop_by_hop_response(&mut head.headers);
-            run.record().answer_begins(head.status.as_u16(), false);
-            run.record().outcome = "ok";
-            Response::from_parts(head, AnswerBody::whole(body, run.end()))
-        }
-        Reply::Stream(sent) => {
+        Reply::Whole(head, body) => whole(run, head, body, "ok"),
+        Reply::Stream(sent, held) => {
             let (mut head, body) = sent.response.into_parts();
             strip_hop_by_hop_response(&mut head.headers);
             run.record().answer_begins(head.status.as_u16(), is_event_stream(&head.headers));
-            let body = AnswerBody::streamed(&mut head.headers, body, sent.lease, run);
+            let body = AnswerBody::streamed(&mut head.headers, HeldBody::new(held, body), sent.lease, run);
             Response::from_parts(head, body)
         }
+        Reply::Grows(mut head, mut growing) => {
+            // The chunk is there, so the KV was read. Nobody watches an answer that is made here.
+            run.handle(Event::DecodeProduced);
+            drop(run.observer());
+            if growing.streams() {
+                strip_hop_by_hop_response(&mut head.headers);
+                chunked::event_headers(&mut head.headers);
+                run.record().answer_begins(head.status.as_u16(), true);
+                return Response::from_parts(head, AnswerBody::made(growing.events(run)));
+            }
+            match growing.whole(&mut run).await {
+                Ok(body) => whole(run, head, body, "ok"),
+                Err(Stopped::Refused(head, body)) => whole(run, *head, body, "decode_refused"),
+                Err(Stopped::Failed(error)) => {
+                    run.record().failed(&error);
+                    respond::error(&error)
+                }
+            }
+        }
     }
+}
+
+fn whole(
+    mut run: Run,
+    mut head: response::Parts,
+    body: WholeBody,
+    outcome: &'static str,
+) -> Response<AnswerBody> {
+    strip_hop_by_hop_response(&mut head.headers);
+    run.record().answer_begins(head.status.as_u16(), false);
+    run.record().outcome = outcome;
+    Response::from_parts(head, AnswerBody::whole(body, run.end()))
 }

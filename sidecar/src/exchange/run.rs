@@ -10,12 +10,15 @@ use std::time::Instant;
 use http::{HeaderMap, HeaderValue, response};
 use kvferry_contract::Endpoint;
 use kvferry_metrics::{Direction, Failover, Place, ReleaseReason, Retry};
-use kvferry_handoff::{Again, Cause, Command, Commands, Decode, Event, Handoff, Leg, Stage, Target};
+use kvferry_handoff::{Again, Cause, Command, Commands, Decode, Event, Handoff, Leg, Limits, Stage, Target};
 
 use super::answer::WholeBody;
+use super::chunked::{Growing, Start};
+use super::first;
+use super::held::Held;
 use super::legs::{DecodeEnd, LegRequest, PrefillEnd, after_refusal, ask, decode, prefill, release};
 use super::tasks::{TaskEnd, Tasks};
-use crate::connector::{Accepted, Attempt, Observer, Outgoing, UsageEdit};
+use crate::connector::{Accepted, Attempt, First, Observer, Outgoing, UsageEdit};
 use crate::error::{Broken, Error};
 use crate::record::Record;
 use crate::request::headers::unshared;
@@ -30,8 +33,12 @@ pub(super) enum Reply {
     Refused(Sent, &'static str),
     /// A complete answer.
     Whole(response::Parts, WholeBody),
-    /// An answer that flows.
-    Stream(Sent),
+    /// An answer that flows; what is held comes first.
+    Stream(Sent, Held),
+    /// An answer that is made chunk by chunk, of which the first is there.
+    Grows(response::Parts, Box<Growing>),
+    /// None: the engine that was asked first leaves the request to prefill.
+    Declined,
 }
 
 /// A request under way.
@@ -48,6 +55,8 @@ struct State {
     tasks: Tasks,
     /// Needed until the decode leg is sent for good.
     request: Option<Arc<LegRequest>>,
+    /// The decode leg only asks whether prefill is needed.
+    first: Option<First>,
     /// The present target, as an index into the request's.
     candidate: usize,
     /// The attempt under way.
@@ -74,20 +83,47 @@ struct State {
 
 enum Brought {
     Sent(Sent),
+    Held(Sent, Held),
+    Grows(response::Parts, Box<Growing>),
     Whole(response::Parts, WholeBody),
     Error(Error),
 }
 
 impl Run {
     /// Starts with the first attempt at a prefill. `request` has at least one target.
-    pub(super) fn start(worker: Arc<Worker>, request: LegRequest, mut record: Record) -> Self {
+    pub(super) fn start(worker: Arc<Worker>, request: Arc<LegRequest>, record: Record) -> Self {
         let recovery = worker.settings.failover.recovery(request.targets.len(), worker.now());
-        let (ledger, limits) = (worker.ledger.clone(), Arc::clone(&worker.settings.limits));
+        let (ledger, limits) = (worker.ledger.clone(), limits(&worker, &request));
         let (core, commands) = Handoff::start(ledger, limits, recovery, worker.now());
+        if let Some(disaggregation) = request.disaggregation {
+            record.metrics().disaggregated(disaggregation);
+        }
+        Self::begin(worker, request, None, record, core, commands)
+    }
+
+    /// Starts with the decode leg, and has no other. `first`: it only asks whether prefill is needed.
+    pub(super) fn alone(
+        worker: Arc<Worker>,
+        request: Arc<LegRequest>,
+        first: Option<First>,
+        record: Record,
+    ) -> Self {
+        let (ledger, limits) = (worker.ledger.clone(), limits(&worker, &request));
+        let (core, commands) = Handoff::alone(ledger, limits, worker.now());
+        Self::begin(worker, request, first, record, core, commands)
+    }
+
+    fn begin(
+        worker: Arc<Worker>,
+        request: Arc<LegRequest>,
+        first: Option<First>,
+        mut record: Record,
+        core: Handoff,
+        commands: Commands,
+    ) -> Self {
         let id = unshared(&request.asked.id);
         record.request_id(id.clone());
-        record.metrics().disaggregated(request.disaggregation);
-        let target = Arc::clone(request.targets.first().expect("a handoff has a prefill target"));
+        let target = Arc::clone(request.targets.first().unwrap_or(&request.rank.decoder));
         let mut state = Box::new(State {
             core,
             tasks: Tasks::default(),
@@ -104,7 +140,8 @@ impl Run {
             authorization: request.asked.headers.get(http::header::AUTHORIZATION).map(unshared),
             target,
             decoder: Arc::clone(&request.rank.decoder),
-            request: Some(Arc::new(request)),
+            request: Some(request),
+            first,
             worker,
         });
         let reply = state.follow(commands, Some(&mut record));
@@ -112,10 +149,14 @@ impl Run {
         Self { state: Some(state), record: Some(record) }
     }
 
-    /// Waits for the next event and follows what the core makes of it. Returns the answer when there is one.
-    pub(super) async fn step(&mut self) -> Option<Reply> {
+    /// Carries the request to the point where its client can be answered.
+    pub(super) async fn reply(&mut self) -> Reply {
         let state = self.state.as_mut().expect("only a finished run has no state");
-        state.step(self.record.as_mut()).await
+        loop {
+            if let Some(reply) = state.step(self.record.as_mut()).await {
+                return reply;
+            }
+        }
     }
 
     /// What is measured.
@@ -133,6 +174,11 @@ impl Run {
             state.request = None;
         }
         commands
+    }
+
+    /// The error that tells a client of `cause`.
+    pub(super) fn error(&mut self, cause: Cause) -> Error {
+        self.state.as_mut().expect("only a finished run has no state").error(cause)
     }
 
     /// The decode engine has sent something.
@@ -208,6 +254,7 @@ impl State {
         let wake = self.core.wake_at();
         let end = self.tasks.next(wake.map(|wake| self.worker.instant(wake))).await;
         let (event, now) = match end {
+            Some(TaskEnd::Decode(DecodeEnd::Declined)) => return Some(Reply::Declined),
             Some(end) => (self.ended(end, record.as_deref_mut()), self.worker.now()),
             // A timer may fire a little early; the core must not be asked again and again for the same moment.
             None => (Event::Tick, self.worker.now().max(wake.unwrap_or_default())),
@@ -260,6 +307,9 @@ impl State {
                     DecodeEnd::Whole(head, body) => (Brought::Whole(head, body), Event::DecodeStarted),
                     DecodeEnd::Refused(sent) => (Brought::Sent(sent), Event::DecodeRefused),
                     DecodeEnd::Failed(error) => (Brought::Error(error), Event::DecodeFailed),
+                    DecodeEnd::Held(sent, held) => (Brought::Held(sent, held), Event::DecodeStarted),
+                    DecodeEnd::Grows(head, growing) => (Brought::Grows(head, growing), Event::DecodeStarted),
+                    DecodeEnd::Declined => return Event::DecodeFailed,
                 };
                 if event != Event::DecodeStarted {
                     self.worker.settings.connector.forget(&self.target);
@@ -280,7 +330,12 @@ impl State {
             let error = Error::PrefillTold { target: self.target.to_string(), detail };
             return self.prefill_failed(error, Again::Elsewhere);
         }
-        match attempt.accept(&request.asked, answer) {
+        let accepted = attempt.accept(&request.asked, answer);
+        if let (Ok(_), Some(unusable)) = (&accepted, attempt.unusable()) {
+            let error = Error::PrefillUnknown { target: self.target.to_string(), detail: unusable.0 };
+            return self.prefill_failed(error, Again::Elsewhere);
+        }
+        match accepted {
             Ok(Accepted { kv, cached_tokens, anew }) => {
                 if let Some(cached_tokens) = cached_tokens {
                     if let Some(record) = record {
@@ -496,7 +551,21 @@ impl State {
             // The leg holds the last reference: the body goes as soon as it is sent and answered.
             self.request = None;
         }
-        self.tasks.run_decode(async move { TaskEnd::Decode(decode(upstream, request, leg, usage).await) });
+        if let Some(first) = self.first.take() {
+            let attempt = first::attempt(upstream, request, leg, first);
+            self.tasks.run_decode(async move { TaskEnd::Decode(attempt.await) });
+            return;
+        }
+        // Beside prefill all is set up for one leg, and embeddings are there for one.
+        let whole = how == Decode::BesidePrefill || request.encoded;
+        let chunk = self.worker.settings.decode_chunk.filter(|_| !whole);
+        let start = Start::of(request.asked.api, leg, chunk);
+        self.tasks.run_decode(async move {
+            TaskEnd::Decode(match start {
+                Ok(start) => start.send(upstream, request, usage).await,
+                Err(leg) => decode(upstream, request, leg, usage).await,
+            })
+        });
     }
 
     /// Hands what is left of the present attempt to a core of its own.
@@ -510,6 +579,7 @@ impl State {
             core,
             tasks: self.tasks.take_prefill(),
             request: self.request.clone(),
+            first: None,
             candidate: self.candidate,
             attempt: self.attempt.take(),
             attempts: self.attempts,
@@ -570,11 +640,25 @@ impl State {
     }
 }
 
+/// The limits that are left for this stage of the request: what came before has taken its part of the time.
+fn limits(worker: &Worker, request: &LegRequest) -> Arc<Limits> {
+    let limits = &worker.settings.limits;
+    match limits.request {
+        None => Arc::clone(limits),
+        Some(limit) => {
+            let left = limit.saturating_sub(request.since.elapsed());
+            Arc::new(Limits { request: Some(left), ..**limits })
+        }
+    }
+}
+
 impl Brought {
     /// `refused`: the outcome if it is an engine's own error.
     fn reply(self, refused: &'static str) -> Reply {
         match self {
-            Self::Sent(sent) if sent.response.status().is_success() => Reply::Stream(sent),
+            Self::Sent(sent) if sent.response.status().is_success() => Reply::Stream(sent, Held::default()),
+            Self::Held(sent, held) => Reply::Stream(sent, held),
+            Self::Grows(head, growing) => Reply::Grows(head, growing),
             Self::Sent(sent) => Reply::Refused(sent, refused),
             Self::Whole(head, body) => Reply::Whole(head, body),
             Self::Error(error) => Reply::Error(error),

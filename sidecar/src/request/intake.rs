@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use kvferry_splice::{Chunks, Document, Scanner};
+use kvferry_splice::{Chunks, Document, Malformed, Scanner, scan_chunks};
 
 use crate::error::Error;
 
@@ -43,6 +43,15 @@ pub struct Intake {
 }
 
 impl Intake {
+    /// A body that was made here.
+    ///
+    /// # Errors
+    /// It is not a JSON object, or has too many members of the watched names.
+    pub fn of(body: Chunks, watch: &'static [&'static str]) -> Result<Self, Malformed> {
+        let document = scan_chunks(&body, watch)?;
+        Ok(Self { body, document })
+    }
+
     /// Reads `body` to its end.
     ///
     /// # Errors

@@ -6,10 +6,12 @@
 mod body;
 mod dial;
 mod pool;
+mod proxy;
 mod send;
 
 pub use body::LegBody;
 pub use pool::{Lease, Pool};
+pub use proxy::Proxies;
 pub(crate) use send::broken;
 pub use send::{Sent, Upstream};
 

@@ -17,7 +17,8 @@ use kvferry_tls::LegTls;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::dial::dial;
-use super::{Lease, LegBody, Pool};
+use super::proxy::Proxy;
+use super::{Lease, LegBody, Pool, Proxies};
 use crate::error::Broken;
 
 /// A dead kept connection shows itself within a round trip; later than this the engine may well have been at work.
@@ -42,12 +43,21 @@ pub struct Upstream {
     connect_timeout: Duration,
     /// `None`: plain HTTP.
     tls: Option<LegTls>,
+    /// Between us and engines outside this pod.
+    proxies: Option<Proxies>,
 }
 
 impl Upstream {
     /// Keeps at most `max_idle` connections to each engine; a new one must open within `connect_timeout`.
     pub fn new(max_idle: usize, connect_timeout: Duration, tls: Option<LegTls>) -> Self {
-        Self { pool: Arc::new(Pool::new(max_idle)), connect_timeout, tls }
+        Self { pool: Arc::new(Pool::new(max_idle)), connect_timeout, tls, proxies: None }
+    }
+
+    /// Goes through these proxies.
+    #[must_use]
+    pub fn through(mut self, proxies: Option<Proxies>) -> Self {
+        self.proxies = proxies;
+        self
     }
 
     /// Its kept connections.
@@ -96,7 +106,13 @@ impl Upstream {
     }
 
     async fn open(&self, endpoint: &Endpoint) -> Result<http1::SendRequest<LegBody>, Broken> {
-        let stream = dial(endpoint, self.connect_timeout).await?;
+        let stream = match self.proxy(endpoint) {
+            None => dial(endpoint, self.connect_timeout).await?,
+            Some(proxy) => {
+                let stream = dial(&proxy.endpoint, self.connect_timeout).await?;
+                if self.tls.is_some() { proxy.tunnel(stream, endpoint).await? } else { stream }
+            }
+        };
         match &self.tls {
             None => speak(stream).await,
             Some(tls) => match tls.connect(endpoint.host(), stream).await {
@@ -106,12 +122,21 @@ impl Upstream {
         }
     }
 
+    fn proxy(&self, endpoint: &Endpoint) -> Option<Proxy> {
+        self.proxies.as_ref()?.to(endpoint, self.tls.is_some())
+    }
+
     async fn exchange(
         &self,
         endpoint: &Arc<Endpoint>,
         mut sender: http1::SendRequest<LegBody>,
-        request: Request<LegBody>,
+        mut request: Request<LegBody>,
     ) -> Result<Sent, Failure> {
+        if self.tls.is_none()
+            && let Some(proxy) = self.proxy(endpoint)
+        {
+            proxy.address(&mut request, endpoint);
+        }
         match sender.try_send_request(request).await {
             Ok(response) => {
                 let lease = Lease { sender, endpoint: Arc::clone(endpoint), pool: Arc::clone(&self.pool) };

@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
@@ -170,7 +171,17 @@ impl Drop for Client {
 
 impl Client {
     pub(crate) async fn connect(to: SocketAddr, protocol: Protocol) -> Self {
-        let io = TokioIo::new(within("a connection", TcpStream::connect(to)).await.unwrap());
+        let stream = within("a connection", TcpStream::connect(to)).await.unwrap();
+        Self::over(stream, to, protocol).await
+    }
+
+    /// On a connection that is there already, to `to`.
+    pub(crate) async fn over(
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        to: SocketAddr,
+        protocol: Protocol,
+    ) -> Self {
+        let io = TokioIo::new(stream);
         // Errors of a connection reach whoever waits for an answer on it.
         let (sender, connection) = match protocol {
             Protocol::Http1 => {

@@ -5,3 +5,9 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+
+mod hosts;
+mod mooncake;
+mod offloading;
+mod overlapping;
+mod sglang;

@@ -38,10 +38,16 @@ impl Process {
     }
 
     pub(crate) async fn start_on(port: u16, decode: u16, flags: &[&str]) -> Self {
+        let decoder = format!("--model-server-port={decode}");
+        let usual = [decoder.as_str(), "--secure-proxy=false", "--kv-connector", "nixlv2"];
+        Self::start_as(port, &[], &[&usual, flags].concat()).await
+    }
+
+    /// With these variables and flags, besides the port.
+    pub(crate) async fn start_as(port: u16, variables: &[(&str, &str)], flags: &[&str]) -> Self {
         let mut child = command()
+            .envs(variables.iter().copied())
             .arg(format!("--port={port}"))
-            .arg(format!("--model-server-port={decode}"))
-            .args(["--secure-proxy=false", "--kv-connector", "nixlv2"])
             .args(flags)
             .spawn()
             .unwrap();

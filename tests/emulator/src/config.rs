@@ -163,6 +163,9 @@ pub struct Config {
     pub rendezvous_timeout: Duration,
     /// How long an answered mooncake prefill waits for its reader.
     pub abort_timeout: Duration,
+    /// How long a decode engine keeps the KV of a chat or completion for the next turn, with a handle in the
+    /// answer; `None` frees it with the answer.
+    pub decoder_kv_ttl: Option<Duration>,
     /// What a failed pull leads to.
     pub kv_load_failure: KvLoadFailure,
     /// Whether prompts are matched against the blocks seen before (`cached_tokens`).
@@ -230,6 +233,7 @@ impl Default for Config {
             rendezvous_timeout: Duration::from_secs(30),
             // vLLM's `VLLM_MOONCAKE_ABORT_REQUEST_TIMEOUT`.
             abort_timeout: Duration::from_secs(480),
+            decoder_kv_ttl: None,
             kv_load_failure: KvLoadFailure::Fail,
             prefix_cache: true,
             crash_exits_process: false,

@@ -111,6 +111,12 @@ impl Engine {
         held
     }
 
+    /// A name for a lease. As in vLLM, it is the request's id with a random tail: a client that repeats an id gets
+    /// a lease of its own.
+    pub(crate) fn lease_id(&self, request: &str) -> String {
+        format!("{request}-{}", &Uuid::new_v4().simple().to_string()[..8])
+    }
+
     /// The report of `/emulator/state`.
     pub(crate) fn state(&self) -> State {
         let (total, free) = (self.pool.capacity(), self.pool.free());
@@ -142,6 +148,8 @@ impl Engine {
                 source_hits: stats.source_hits.get(),
                 source_misses: stats.source_misses.get(),
                 source_failures: stats.source_failures.get(),
+                reuse_expired: stats.reuse_expired.get(),
+                reuse_pulls: stats.reuse_pulls.get(),
                 encoded_here: stats.encoded_here.get(),
                 encoder_loaded: stats.encoder_loaded.get(),
                 encoder_fetched: stats.encoder_fetched.get(),

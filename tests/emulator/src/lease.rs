@@ -52,11 +52,16 @@ impl LeaseTable {
 
     /// Takes over the blocks of a finished prefill.
     pub(crate) fn grant(self: &Arc<Self>, request: &str, hold: BlockHold) {
+        self.grant_for(request, hold, self.length);
+    }
+
+    /// Takes over blocks under a lease of a length of its own.
+    pub(crate) fn grant_for(self: &Arc<Self>, request: &str, hold: BlockHold, length: Duration) {
         let born = Instant::now();
         // Locked before the timer starts, so that the timer's first look finds the lease.
         let mut leases = self.leases();
         let expiry = self.runtime.spawn(expire(Arc::downgrade(self), request.to_owned())).abort_handle();
-        let lease = Lease { hold, born, deadline: born + self.length, read: false, expiry };
+        let lease = Lease { hold, born, deadline: born + length, read: false, expiry };
         leases.insert(request.to_owned(), lease);
     }
 

@@ -22,8 +22,8 @@
 //! `POST /v1/chat/completions`, `/v1/completions`, `/v1/messages`, `/v1/responses`, `/inference/v1/generate`,
 //! streaming and not; `GET /health`, `/v1/models`, `/metrics`, `/version`. Honoured: the output limits, `n`,
 //! `stream`, `stream_options.include_usage`, `return_token_ids`, lists of prompts, `kv_transfer_params`, the
-//! first `x-request-id`. Accepted without effect: sampling fields, `stop`, `logprobs`, tools (they are part of
-//! the prompt). Every answer carries `x-emulator-role`.
+//! first `x-request-id`. Accepted without effect: sampling fields, tools (they are part of the prompt). Refused,
+//! since ignoring them would change the answer: stop strings and log probabilities. Every answer carries `x-emulator-role`.
 //!
 //! # Who frees a prefill's blocks, and when
 //!

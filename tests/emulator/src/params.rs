@@ -103,7 +103,8 @@ impl KvIntent {
 }
 
 impl RemoteKv {
-    fn read(params: &Value) -> Result<Self, &'static str> {
+    /// Reads the place of leased blocks, or the name of the missing field.
+    pub(crate) fn read(params: &Value) -> Result<Self, &'static str> {
         Ok(Self {
             engine_id: text(params, "remote_engine_id")?,
             request_id: text(params, "remote_request_id")?,

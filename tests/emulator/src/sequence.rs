@@ -152,7 +152,8 @@ impl Sequence {
     /// # Errors
     /// When the blocks could not be handed over.
     pub(crate) fn finish(self) -> Result<Option<HandedOut>, ApiError> {
-        let Self { engine, request, hold, prompt_len, sink, cached_tokens, mut unfinished, .. } = self;
+        let Self { engine, request, hold, prompt_len, produced, sink, cached_tokens, mut unfinished, .. } =
+            self;
         unfinished.0 = None;
         engine.stats.finished.inc();
         if sink.is_prefill() {
@@ -161,6 +162,6 @@ impl Sequence {
             engine.stats.decodes.inc();
         }
         let tokens = Tokens { prompt: prompt_len, cached: cached_tokens };
-        sink.finish(&engine, Finished { request, hold, tokens })
+        sink.finish(&engine, Finished { request, hold, tokens, produced })
     }
 }

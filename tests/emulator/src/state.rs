@@ -116,6 +116,12 @@ pub struct Totals {
     /// Sources that could not be asked.
     #[serde(default)]
     pub source_failures: u64,
+    /// Prompts whose start came from a decode engine that had kept the last turn.
+    #[serde(default)]
+    pub reuse_pulls: u64,
+    /// Last turns not asked for, since they were about to be freed.
+    #[serde(default)]
+    pub reuse_expired: u64,
     /// Blocks loaded from the shared store.
     #[serde(default)]
     pub store_loaded: u64,

@@ -43,14 +43,46 @@ pub(crate) fn reduce(word: u64) -> u32 {
     u32::try_from(word % u64::from(VOCAB)).expect("a remainder below VOCAB fits u32")
 }
 
+const CONSONANTS: &[u8; 8] = b"bdfklmst";
+const VOWELS: &[u8; 4] = b"aeio";
+
+/// Bytes of a spelled token of the emulator's own: a space and three syllables.
+const SPELLED: usize = 7;
+
+/// Splits off the longest end of a text that is spelled tokens, and gives those tokens.
+pub(crate) fn split_spelled(text: &str) -> (&str, Vec<u32>) {
+    let mut head = text;
+    let mut tokens = Vec::new();
+    while let Some((rest, token)) = head
+        .len()
+        .checked_sub(SPELLED)
+        .and_then(|at| head.split_at_checked(at))
+        .and_then(|(rest, last)| Some((rest, read_spelled(last)?)))
+    {
+        head = rest;
+        tokens.push(token);
+    }
+    tokens.reverse();
+    (head, tokens)
+}
+
+/// The token that is spelled like this.
+fn read_spelled(text: &str) -> Option<u32> {
+    let (pairs, rest) = text.strip_prefix(' ')?.as_bytes().as_chunks::<2>();
+    let mut id = 0;
+    for [consonant, vowel] in pairs {
+        let at = CONSONANTS.iter().position(|known| known == consonant)? << 2;
+        id = id << 5 | at | VOWELS.iter().position(|known| known == vowel)?;
+    }
+    u32::try_from(id).ok().filter(|_| rest.is_empty())
+}
+
 /// Spells one token: a space and three syllables. Ids beyond [`VOCAB`] (a client may send any) get their number.
 pub(crate) fn spell(id: u32) -> String {
-    const CONSONANTS: &[u8; 8] = b"bdfklmst";
-    const VOWELS: &[u8; 4] = b"aeio";
     if id >= VOCAB {
         return format!(" <{id}>");
     }
-    let mut text = String::with_capacity(7);
+    let mut text = String::with_capacity(SPELLED);
     text.push(' ');
     for shift in [10, 5, 0] {
         let syllable = (id >> shift & 31) as usize;
@@ -83,6 +115,16 @@ mod tests {
         let spelled: HashSet<String> = (0..VOCAB).map(spell).collect();
         assert_eq!(spelled.len(), VOCAB as usize);
         assert!(!spelled.contains(&spell(VOCAB)));
+    }
+
+    #[test]
+    fn spelled_tokens_are_read_back_from_the_end_of_a_text() {
+        let ids = [0, 1, VOCAB - 1, 12_345];
+        assert_eq!(split_spelled(&decode(&ids)), ("", ids.to_vec()));
+        assert_eq!(split_spelled(&format!("żółw{}", decode(&ids))), ("żółw", ids.to_vec()));
+        for plain in ["", "hello", " bafikux", " bafik\u{fc}", "bafiku", "\u{1F422}\u{1F422}"] {
+            assert_eq!(split_spelled(plain), (plain, vec![]), "{plain:?}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use clap::Parser;
 
 /// Thousands of streams through a sidecar whose engines fail in every way they can.
 ///
-/// Exit code 0 if every check passed, 1 if one failed, 2 if the soak could not be run.
+/// Exit code 0 if every check passed, 1 if one failed or the soak could not be finished, 2 for a wrong command line.
 #[derive(Debug, Clone, Parser)]
 #[command(version)]
 pub(crate) struct Args {

@@ -205,13 +205,15 @@ mod tests {
         assert_eq!(failed(&good()), Vec::<&str>::new());
     }
 
+    type Spoil = fn(&mut Record);
+
     fn happened(part: &mut Part, label: &str, count: u64) {
         part.outcomes.insert(label.to_owned(), count);
     }
 
     #[test]
     fn each_failing_is_noticed() {
-        let cases: [(&str, fn(&mut Record)); 15] = [
+        let cases: [(&str, Spoil); 15] = [
             ("no wrong answer", |record| happened(&mut record.storm, WRONG, 1)),
             ("no request hung", |record| happened(&mut record.calm, HUNG, 1)),
             ("no error without an owner", |r| happened(&mut r.storm, UNTYPED, 1)),

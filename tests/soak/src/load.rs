@@ -91,7 +91,7 @@ impl Shift {
     async fn client(self: Arc<Self>, client: u64, arrives: Duration) {
         sleep(arrives).await;
         let mut seat = Seat {
-            protocol: if client % HTTP2_ONE_IN == 0 { Protocol::Http2 } else { Protocol::Http1 },
+            protocol: if client.is_multiple_of(HTTP2_ONE_IN) { Protocol::Http2 } else { Protocol::Http1 },
             receive_buffer: (client % NARROW_ONE_IN == 1).then_some(NARROW_BUFFER),
             kept: None,
         };

@@ -44,8 +44,8 @@ fn main() -> ExitCode {
             ExitCode::from(1)
         }
         Err(error) => {
-            eprintln!("soak: could not be run (seed {seed}): {error}");
-            ExitCode::from(2)
+            eprintln!("soak: could not be finished (seed {seed}): {error}");
+            ExitCode::from(1)
         }
     }
 }

@@ -29,7 +29,6 @@ use super::{Attempt, Connector, Options, Outgoing, PrefillLimits, Unusable, fres
 use crate::request::Asked;
 
 pub use options::{Host, MoriIoOptions};
-pub use resolver::DnsCounters;
 
 use ranks::Ranks;
 use resolver::Resolver;
@@ -41,7 +40,7 @@ pub(super) fn connector(options: &Options) -> Arc<dyn Connector> {
         limits: options.prefill_limits,
         tier: options.p2p_pull.then(|| Tier::new(options)),
         ranks: Ranks::new(moriio.dp_size, moriio.dp_size_local),
-        resolver: Resolver::new(&moriio, Arc::clone(&options.counters.dns)),
+        resolver: Resolver::new(&moriio, options.metrics.clone()),
         options: moriio,
     })))
 }

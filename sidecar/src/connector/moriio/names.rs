@@ -74,11 +74,8 @@ impl Names {
         if self.known.len() >= MAX_NAMES && !self.known.contains_key(name) {
             return Look { address: None, ask: false };
         }
-        let known = self.known.entry(name.into()).or_insert(Known {
-            address: None,
-            ask_at: now,
-            asking_until: None,
-        });
+        let known =
+            self.known.entry(name.into()).or_insert(Known { address: None, ask_at: now, asking_until: None });
         let asking = known.asking_until.is_some_and(|until| now < until);
         let ask = now >= known.ask_at && !asking;
         if ask {

@@ -4,25 +4,14 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use kvferry_metrics::Metrics;
 use tokio::runtime::Handle;
 
 use super::names::{Landed, Names};
 use super::options::{Host, MoriIoOptions};
-
-/// What happened to names since the start.
-#[derive(Debug, Default)]
-pub struct DnsCounters {
-    /// Lookups after the start (`moriio_dns_reresolve_total`).
-    pub lookups: AtomicU64,
-    /// Lookups that found a host elsewhere than before (`moriio_dns_ip_changed_total`).
-    pub moves: AtomicU64,
-    /// Lookups that found nothing in time (`moriio_dns_lookup_failures_total`).
-    pub failures: AtomicU64,
-}
 
 /// The addresses of a name.
 type Lookup = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>>;
@@ -35,7 +24,7 @@ struct Inner {
     names: Mutex<Names>,
     timeout: Duration,
     lookup: fn(String) -> Lookup,
-    counters: Arc<DnsCounters>,
+    metrics: Metrics,
 }
 
 impl fmt::Debug for Resolver {
@@ -46,8 +35,8 @@ impl fmt::Debug for Resolver {
 
 impl Resolver {
     /// One that knows the hosts of `options`.
-    pub(super) fn new(options: &MoriIoOptions, counters: Arc<DnsCounters>) -> Self {
-        Self::with(options, counters, |name| {
+    pub(super) fn new(options: &MoriIoOptions, metrics: Metrics) -> Self {
+        Self::with(options, metrics, |name| {
             Box::pin(async move {
                 let found = tokio::net::lookup_host((name, 0)).await?;
                 Ok(found.map(|address| address.ip()).collect())
@@ -55,7 +44,7 @@ impl Resolver {
         })
     }
 
-    fn with(options: &MoriIoOptions, counters: Arc<DnsCounters>, lookup: fn(String) -> Lookup) -> Self {
+    fn with(options: &MoriIoOptions, metrics: Metrics, lookup: fn(String) -> Lookup) -> Self {
         let mut names = Names::new(options.dns_ttl, options.dns_timeout);
         let now = Instant::now();
         for Host { name, address } in
@@ -64,7 +53,7 @@ impl Resolver {
             names.seed(name, *address, now);
         }
         let timeout = options.dns_timeout;
-        Self(Arc::new(Inner { names: Mutex::new(names), timeout, lookup, counters }))
+        Self(Arc::new(Inner { names: Mutex::new(names), timeout, lookup, metrics }))
     }
 
     /// The address of `name` as far as it is known. Never waits.
@@ -91,7 +80,7 @@ impl Inner {
     }
 
     async fn refresh(self: Arc<Self>, name: String) {
-        self.counters.lookups.fetch_add(1, Relaxed);
+        self.metrics.dns_resolved();
         let found = tokio::time::timeout(self.timeout, (self.lookup)(name.clone())).await;
         let (found, why) = match found {
             Ok(Ok(found)) => (found, "it has no address".to_owned()),
@@ -101,11 +90,11 @@ impl Inner {
         match self.with_names(|names| names.landed(&name, &found, Instant::now())) {
             Landed::Same => {}
             Landed::Moved => {
-                self.counters.moves.fetch_add(1, Relaxed);
+                self.metrics.dns_changed();
                 tracing::info!(name, "a MoRI-IO host has a new address");
             }
             Landed::Failed => {
-                self.counters.failures.fetch_add(1, Relaxed);
+                self.metrics.dns_failed();
                 tracing::warn!(name, why, "cannot look up a MoRI-IO host; its last address stays in use");
             }
         }
@@ -114,6 +103,10 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
+    use kvferry_metrics::{Reading, Source};
+
     use super::*;
 
     fn options(dns_ttl: Duration, dns_timeout: Duration) -> MoriIoOptions {
@@ -127,41 +120,86 @@ mod tests {
         }
     }
 
-    fn start(ttl: Duration, timeout: Duration, lookup: fn(String) -> Lookup) -> (Resolver, Arc<DnsCounters>) {
-        let counters = Arc::new(DnsCounters::default());
-        (Resolver::with(&options(ttl, timeout), Arc::clone(&counters), lookup), counters)
+    struct Nothing;
+
+    impl Source for Nothing {
+        fn reading(&self) -> Reading {
+            Reading::default()
+        }
     }
 
-    /// Waits until `counter` has reached `value`.
-    async fn reached(counter: &AtomicU64, value: u64) {
-        let reached = async {
-            while counter.load(Relaxed) < value {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(20), reached).await.unwrap();
+    struct Tried {
+        resolver: Resolver,
+        metrics: Metrics,
     }
+
+    fn start(ttl: Duration, timeout: Duration, lookup: fn(String) -> Lookup) -> Tried {
+        let metrics = Metrics::new(&[], &[]);
+        Tried { resolver: Resolver::with(&options(ttl, timeout), metrics.clone(), lookup), metrics }
+    }
+
+    impl Tried {
+        fn address(&self, name: &str) -> String {
+            self.resolver.address(name).unwrap().to_string()
+        }
+
+        fn count(&self, name: &str) -> u64 {
+            let text = self.metrics.encode(&Nothing);
+            let line =
+                text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
+            line.unwrap_or_else(|| panic!("there is no {name}")).parse().unwrap()
+        }
+
+        async fn reached(&self, name: &str, value: u64) {
+            let reached = async {
+                while self.count(name) < value {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(20), reached).await.unwrap();
+        }
+    }
+
+    const LOOKUPS: &str = "moriio_dns_reresolve_total";
+    const MOVES: &str = "moriio_dns_ip_changed_total";
+    const FAILURES: &str = "moriio_dns_lookup_failures_total";
+
+    const LONG: Duration = Duration::from_secs(60);
 
     #[tokio::test]
     async fn hosts_are_known_from_the_start_without_a_lookup() {
-        let (resolver, counters) = start(Duration::from_secs(30), Duration::from_secs(5), |name| {
-            panic!("{name} was looked up")
-        });
-        let known = |name: &str| resolver.address(name).map(|address| address.to_string());
-        assert_eq!(known("decode-0").as_deref(), Some("10.0.0.1"));
-        assert_eq!(known("prefill-0").as_deref(), Some("10.0.1.1"));
-        assert_eq!(known("10.0.1.2").as_deref(), Some("10.0.1.2"));
-        assert_eq!(counters.lookups.load(Relaxed), 0);
+        let tried = start(LONG, LONG, |name| panic!("{name} was looked up"));
+        assert_eq!(tried.address("decode-0"), "10.0.0.1");
+        assert_eq!(tried.address("prefill-0"), "10.0.1.1");
+        assert_eq!(tried.address("10.0.1.2"), "10.0.1.2");
+        assert_eq!(tried.count(LOOKUPS), 0);
     }
 
     #[tokio::test]
     async fn a_host_that_moved_is_found_again_and_nobody_waits_for_it() {
-        let (resolver, counters) = start(Duration::ZERO, Duration::from_secs(5), |_| {
-            Box::pin(async { Ok(vec!["10.0.0.2".parse().unwrap()]) })
-        });
-        assert_eq!(resolver.address("decode-0").unwrap().to_string(), "10.0.0.1");
-        reached(&counters.moves, 1).await;
-        assert_eq!(resolver.address("decode-0").unwrap().to_string(), "10.0.0.2");
+        let tried =
+            start(Duration::ZERO, LONG, |_| Box::pin(async { Ok(vec!["10.0.0.2".parse().unwrap()]) }));
+        assert_eq!(tried.address("decode-0"), "10.0.0.1");
+        tried.reached(MOVES, 1).await;
+        assert_eq!(tried.address("decode-0"), "10.0.0.2");
+    }
+
+    #[tokio::test]
+    async fn the_systems_resolver_knows_this_host() {
+        let metrics = Metrics::new(&[], &[]);
+        let resolver = Resolver::new(&options(LONG, LONG), metrics.clone());
+        assert_eq!(resolver.address("localhost"), None);
+        let tried = Tried { resolver, metrics };
+        tried.reached(LOOKUPS, 1).await;
+        let known = async {
+            loop {
+                match tried.resolver.address("localhost") {
+                    Some(address) => return address,
+                    None => tokio::task::yield_now().await,
+                }
+            }
+        };
+        assert!(tokio::time::timeout(Duration::from_secs(20), known).await.unwrap().is_loopback());
     }
 
     #[tokio::test]
@@ -170,52 +208,53 @@ mod tests {
         let empty: fn(String) -> Lookup = |_| Box::pin(async { Ok(Vec::new()) });
         let fails: fn(String) -> Lookup = |_| Box::pin(async { Err(io::Error::other("no")) });
         for lookup in [hang, empty, fails] {
-            let (resolver, counters) = start(Duration::ZERO, Duration::from_millis(20), lookup);
-            resolver.address("decode-0");
-            reached(&counters.failures, 1).await;
-            assert_eq!(resolver.address("decode-0").unwrap().to_string(), "10.0.0.1");
-            assert_eq!(counters.moves.load(Relaxed), 0);
+            let tried = start(Duration::ZERO, Duration::from_millis(20), lookup);
+            tried.address("decode-0");
+            tried.reached(FAILURES, 1).await;
+            assert_eq!(tried.address("decode-0"), "10.0.0.1");
+            assert_eq!(tried.count(MOVES), 0);
         }
     }
 
     #[tokio::test]
     async fn many_requests_at_once_make_one_lookup() {
-        let (resolver, counters) =
-            start(Duration::ZERO, Duration::from_secs(60), |_| Box::pin(std::future::pending()));
+        let tried = start(Duration::ZERO, LONG, |_| Box::pin(std::future::pending()));
         for _ in 0..100 {
-            resolver.address("decode-0");
+            tried.address("decode-0");
         }
-        reached(&counters.lookups, 1).await;
+        tried.reached(LOOKUPS, 1).await;
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(counters.lookups.load(Relaxed), 1);
+        assert_eq!(tried.count(LOOKUPS), 1);
     }
 
     #[tokio::test]
     async fn a_request_that_is_cancelled_does_not_take_the_lookup_with_it() {
-        let (resolver, counters) = start(Duration::ZERO, Duration::from_secs(5), |_| {
+        let tried = start(Duration::ZERO, LONG, |_| {
             Box::pin(async {
                 tokio::task::yield_now().await;
                 Ok(vec!["10.0.0.2".parse().unwrap()])
             })
         });
-        let request = tokio::spawn({
-            let resolver = resolver.clone();
-            async move {
-                resolver.address("decode-0");
-                std::future::pending::<()>().await;
-            }
+        let resolver = tried.resolver.clone();
+        let request = tokio::spawn(async move {
+            resolver.address("decode-0");
+            std::future::pending::<()>().await;
         });
-        reached(&counters.lookups, 1).await;
+        tried.reached(LOOKUPS, 1).await;
         request.abort();
-        reached(&counters.moves, 1).await;
+        tried.reached(MOVES, 1).await;
     }
 
     #[test]
     fn outside_a_runtime_the_known_address_is_used() {
-        let (resolver, counters) = start(Duration::ZERO, Duration::from_secs(5), |_| unreachable!());
-        assert_eq!(resolver.address("decode-0").unwrap().to_string(), "10.0.0.1");
-        assert_eq!(counters.lookups.load(Relaxed), 0);
+        thread_local!(static ASKED: Cell<bool> = const { Cell::new(false) });
+        let tried = start(Duration::ZERO, LONG, |_| {
+            ASKED.set(true);
+            Box::pin(std::future::pending())
+        });
+        assert_eq!(tried.address("decode-0"), "10.0.0.1");
+        assert!(!ASKED.get() && tried.count(LOOKUPS) == 0);
     }
 }

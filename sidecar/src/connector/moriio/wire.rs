@@ -72,7 +72,7 @@ pub(super) fn prefill(ids: &Ids, rank: u32) -> Bytes {
         remote_hosts: write.addresses(&options.decode_hosts),
         remote_dp_size_local: write.told_per_pod(&options.decode_hosts),
     });
-    source::extend(&params, ids.source.as_ref())
+    source::extend(params, ids.source.as_ref())
 }
 
 /// Of a decode leg that knows prefill only from the flags. `rank`: as prefill's pod calls it; to decode that pod is all
@@ -85,7 +85,11 @@ pub(super) fn decode_by_flags(ids: &Ids, rank: u32) -> Bytes {
     json(&Decode {
         do_remote_prefill: true,
         do_remote_decode: false,
-        remote_engine_id: if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") },
+        remote_engine_id: if host.contains(':') {
+            format!("[{host}]:{port}")
+        } else {
+            format!("{host}:{port}")
+        },
         remote_block_ids: [],
         remote_host: host,
         remote_port: port,
@@ -162,7 +166,8 @@ pub(super) fn release(by_flags: &Bytes, returned: Option<&Bytes>) -> Bytes {
         let (said, flags) = (scan(returned, &WHERE).ok()?, scan(by_flags, &WHERE).ok()?);
         let mut edits = Edits::new();
         for name in WHERE {
-            if let Some(value) = said.value(name).map(|at| returned.slice(at)).filter(|at| &at[..] != b"null") {
+            if let Some(value) = said.value(name).map(|at| returned.slice(at)).filter(|at| &at[..] != b"null")
+            {
                 edits = edits.set(name, value);
             }
         }

@@ -40,7 +40,8 @@ impl Identity {
                 continue;
             };
             // Texts and numbers: anything else is no part of a name.
-            let plain = value.first().is_some_and(|first| matches!(first, b'"' | b'0'..=b'9')) && value != b"\"\"";
+            let plain =
+                value.first().is_some_and(|first| matches!(first, b'"' | b'0'..=b'9')) && value != b"\"\"";
             if !plain || name == "transfer_mode" && value != b"\"push\"" {
                 return None;
             }

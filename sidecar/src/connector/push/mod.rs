@@ -9,7 +9,6 @@
 //! registration left behind by an attempt that failed would draw the KV of the next one into blocks that belong to
 //! somebody else by then. The client's id stays in front of it, for logs.
 
-mod counters;
 mod identity;
 mod known;
 
@@ -21,6 +20,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use kvferry_contract::Endpoint;
 use kvferry_contract::headers::REQUEST_ID;
+use kvferry_metrics::{Metrics, PushDispatch};
 use kvferry_splice::{Chunks, Edits, Malformed, scan};
 use lru::LruCache;
 
@@ -30,10 +30,8 @@ use super::{
     Accepted, Attempt, Connector, Options, Outgoing, PrefillLimits, ReleaseRequest, Unusable, fresh, release,
 };
 use crate::request::Asked;
+use crate::request::headers::unshared;
 
-pub use counters::PushCounters;
-
-use counters::count;
 use identity::Identity;
 use known::{Choice, Known};
 
@@ -53,7 +51,7 @@ pub(super) fn connector(options: &Options) -> Arc<dyn Connector> {
         tier: options.p2p_pull.then(|| Tier::new(options)),
         known: Mutex::default(),
         overlapped: Mutex::new(LruCache::new(MAX_OVERLAPPED)),
-        counters: Arc::clone(&options.counters.push),
+        metrics: options.metrics.clone(),
     })))
 }
 
@@ -67,7 +65,7 @@ struct Shared {
     tier: Option<Tier>,
     known: Mutex<Known>,
     overlapped: Mutex<LruCache<HeaderValue, ()>>,
-    counters: Arc<PushCounters>,
+    metrics: Metrics,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -77,28 +75,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Shared {
     /// Whom decode may be sent to beside prefill; `None`: it has to wait.
     fn choose(&self, asked: &Asked, target: &Endpoint) -> Option<Identity> {
-        let counters = &self.counters;
         // The attempt before was one of both legs at once, and failed.
         if lock(&self.overlapped).pop(&asked.id).is_some() {
-            count(&counters.prefill_retry);
+            self.metrics.push_dispatched(PushDispatch::PrefillRetried);
             return None;
         }
         let choice = lock(&self.known).choose(target, Instant::now());
-        match choice {
-            Choice::Overlap(identity) => {
-                count(&counters.cache_hit);
-                lock(&self.overlapped).put(crate::request::headers::unshared(&asked.id), ());
-                Some(identity)
-            }
-            Choice::Unknown => {
-                count(&counters.cache_miss);
-                None
-            }
-            Choice::SerialOnly => {
-                count(&counters.serial_only);
-                None
-            }
-        }
+        self.metrics.push_dispatched(match choice {
+            Choice::Overlap(_) => PushDispatch::IdentityKnown,
+            Choice::Unknown => PushDispatch::IdentityUnknown,
+            Choice::SerialOnly => PushDispatch::SerialOnly,
+        });
+        let Choice::Overlap(identity) = choice else { return None };
+        lock(&self.overlapped).put(unshared(&asked.id), ());
+        Some(identity)
     }
 
     /// Prefill answered as `found`; decode was told that it is `used`. Whether decode has to be told anew.
@@ -114,9 +104,10 @@ impl Shared {
             known.right(target);
             return false;
         }
-        count(&self.counters.identity_mismatches);
+        self.metrics.push_identity_mismatched();
+        self.metrics.push_dispatched(PushDispatch::IdentityChanged);
         if known.wrong(target, found, Instant::now()) {
-            count(&self.counters.serial_only_marks);
+            self.metrics.push_marked_serial_only();
             tracing::warn!(
                 %target,
                 "this prefill endpoint keeps answering as another engine; its requests are sent one leg after the other \
@@ -156,7 +147,7 @@ impl Connector for Push {
             shared: Arc::clone(shared),
             target: target.clone(),
             request_id: own_id(&asked.id, &id),
-            prefill: source::extend(&params, source.as_ref()),
+            prefill: source::extend(params, source.as_ref()),
             transfer_id,
             used,
             early,
@@ -170,7 +161,7 @@ impl Connector for Push {
 
     fn forget(&self, target: &Endpoint) {
         if lock(&self.0.known).forget(target) {
-            count(&self.0.counters.identity_drops);
+            self.0.metrics.push_identity_dropped();
         }
     }
 }

@@ -59,9 +59,10 @@ impl Chunk {
             Value::Bool(_) | Value::Number(_) => false,
         };
         let message = serde_json::from_slice::<serde_json::Map<String, Value>>(&self.message);
-        !self.text.is_empty() && message.is_ok_and(|message| {
-            message.iter().all(|(name, value)| matches!(&**name, "role" | "content") || empty(value))
-        })
+        !self.text.is_empty()
+            && message.is_ok_and(|message| {
+                message.iter().all(|(name, value)| matches!(&**name, "role" | "content") || empty(value))
+            })
     }
 
     /// Tokens that it took, if it says so.
@@ -144,8 +145,10 @@ impl Grown {
         let usage = get_path(&self.first, &["usage"]).filter(|usage| usage.first() == Some(&b'{'))?;
         let completion = self.completion_tokens;
         let total = number(&usage, &["prompt_tokens"]).unwrap_or_default() + completion;
-        let mut changes =
-            vec![("completion_tokens", completion.to_string().into()), ("total_tokens", total.to_string().into())];
+        let mut changes = vec![
+            ("completion_tokens", completion.to_string().into()),
+            ("total_tokens", total.to_string().into()),
+        ];
         if get_path(&usage, &[DETAILS]).is_some() {
             // They are those of one chunk.
             changes.push((DETAILS, Bytes::from_static(b"null")));
@@ -260,20 +263,27 @@ mod tests {
 
     #[test]
     fn events_have_the_engines_shape_and_only_the_last_has_a_finish_reason() {
-        const HEAD: &str = r#"{"id":"chat-1","object":"chat.completion.chunk","created":17,"model":"m","choices":["#;
+        const HEAD: &str =
+            r#"{"id":"chat-1","object":"chat.completion.chunk","created":17,"model":"m","choices":["#;
         let mut grown = Grown::new(chunk("one", "length", 2), 2);
         assert_eq!(
             grown.event("one", true, false),
-            format!(r#"{HEAD}{{"index":0,"delta":{{"role":"assistant","content":"one"}},"logprobs":null,"finish_reason":null}}]}}"#)
+            format!(
+                r#"{HEAD}{{"index":0,"delta":{{"role":"assistant","content":"one"}},"logprobs":null,"finish_reason":null}}]}}"#
+            )
         );
         grown.take(chunk("!", "stop", 1), 2);
         assert_eq!(
             grown.event("!", false, true),
-            format!(r#"{HEAD}{{"index":0,"delta":{{"content":"!"}},"logprobs":null,"finish_reason":"stop","stop_reason":null}}]}}"#)
+            format!(
+                r#"{HEAD}{{"index":0,"delta":{{"content":"!"}},"logprobs":null,"finish_reason":"stop","stop_reason":null}}]}}"#
+            )
         );
         assert_eq!(
             grown.usage_event().unwrap(),
-            format!(r#"{HEAD}],"usage":{{"prompt_tokens":5,"total_tokens":8,"completion_tokens":3,"completion_tokens_details":null}}}}"#)
+            format!(
+                r#"{HEAD}],"usage":{{"prompt_tokens":5,"total_tokens":8,"completion_tokens":3,"completion_tokens_details":null}}}}"#
+            )
         );
     }
 
@@ -292,12 +302,20 @@ mod tests {
             let answer = format!(r#"{{"choices":[{{"message":{message},"finish_reason":"length"}}]}}"#);
             Chunk::read(&answer.into()).map(|chunk| (chunk.is_text(), chunk.was_cut()))
         };
-        assert_eq!(read(r#"{"role":"assistant","content":"x","reasoning":null,"annotations":[]}"#), Some((true, true)));
+        assert_eq!(
+            read(r#"{"role":"assistant","content":"x","reasoning":null,"annotations":[]}"#),
+            Some((true, true))
+        );
         assert_eq!(read(r#"{"role":"assistant","content":"x","reasoning":"so"}"#), Some((false, true)));
-        assert_eq!(read(r#"{"role":"assistant","content":null,"reasoning_content":"so"}"#), Some((false, true)));
+        assert_eq!(
+            read(r#"{"role":"assistant","content":null,"reasoning_content":"so"}"#),
+            Some((false, true))
+        );
         assert_eq!(read(r#"{"role":"assistant","content":""}"#), Some((false, true)));
         assert_eq!(read(r#"{"content":5}"#), None);
-        for answer in ["{}", "[]", "", r#"{"choices":[]}"#, r#"{"choices":[{},{}]}"#, r#"{"choices":[{"text":"x"}]}"#] {
+        for answer in
+            ["{}", "[]", "", r#"{"choices":[]}"#, r#"{"choices":[{},{}]}"#, r#"{"choices":[{"text":"x"}]}"#]
+        {
             assert!(Chunk::read(&Bytes::copy_from_slice(answer.as_bytes())).is_none(), "{answer}");
         }
     }

@@ -59,8 +59,7 @@ const KEEPS_WHOLE: [(&str, &[&str]); 33] = [
 ];
 
 /// Members that are read or set here.
-const EDITED: [&str; 6] =
-    ["messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", KV];
+const EDITED: [&str; 6] = ["messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", KV];
 
 /// Names KV that can be read once: for the first chunk.
 const KV: &str = "kv_transfer_params";
@@ -110,7 +109,9 @@ impl Plan {
         let budget = match value("max_completion_tokens").or_else(|| value("max_tokens")) {
             None => None,
             // What is no number of tokens is for the engine to refuse.
-            Some(text) => Some(std::str::from_utf8(&text).ok()?.parse().ok().filter(|budget| *budget > size)?),
+            Some(text) => {
+                Some(std::str::from_utf8(&text).ok()?.parse().ok().filter(|budget| *budget > size)?)
+            }
         };
         let stream = match value("stream").as_deref() {
             None | Some(b"false") => false,

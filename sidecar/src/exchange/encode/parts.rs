@@ -87,8 +87,9 @@ fn items(list: &Bytes) -> Vec<Bytes> {
 }
 
 fn is_one_of(part: &Bytes, kinds: &[&str]) -> bool {
-    get_path(part, &["type"])
-        .is_some_and(|kind| serde_json::from_slice::<Cow<'_, str>>(&kind).is_ok_and(|kind| kinds.contains(&&*kind)))
+    get_path(part, &["type"]).is_some_and(|kind| {
+        serde_json::from_slice::<Cow<'_, str>>(&kind).is_ok_and(|kind| kinds.contains(&&*kind))
+    })
 }
 
 #[cfg(test)]
@@ -100,8 +101,17 @@ mod tests {
     use crate::request::intake::Intake;
 
     const ALL: &[&str] = &[
-        "messages", "input", "stream", "stream_options", "max_tokens", "max_completion_tokens", "max_output_tokens",
-        "min_tokens", "sampling_params", "store", "n",
+        "messages",
+        "input",
+        "stream",
+        "stream_options",
+        "max_tokens",
+        "max_completion_tokens",
+        "max_output_tokens",
+        "min_tokens",
+        "sampling_params",
+        "store",
+        "n",
     ];
 
     fn asked(api: Api, body: &str) -> Asked {
@@ -139,7 +149,10 @@ mod tests {
             // Shapes that are no conversation's.
             (vec![r#"{"role":"user","content":"image_url"}"#.to_owned()], vec![]),
             (vec![r#"{"role":"user","content":{"type":"image_url"}}"#.to_owned()], vec![]),
-            (vec![r#"{"role":"user"}"#.to_owned(), "5".to_owned(), "null".to_owned(), user(&[IMAGE])], vec![IMAGE]),
+            (
+                vec![r#"{"role":"user"}"#.to_owned(), "5".to_owned(), "null".to_owned(), user(&[IMAGE])],
+                vec![IMAGE],
+            ),
             (vec![user(&["7", "null", "[]", r#"{"type":7}"#, r"{}", r#"{"type":"image_embeds"}"#])], vec![]),
         ] {
             let body = chat(&messages);

@@ -3,9 +3,10 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use super::request::{Wanted, render, turns};
+use super::request::{Wanted, flag, switch};
 use super::run::{Job, OpenAiUsage, Outcome, Tally, Usage};
 use super::sse::{DONE, Frames, data};
+use super::template::{Ending, render, turns};
 use crate::error::ApiError;
 use crate::finish::Finish;
 use crate::handoff::HandedOut;
@@ -16,7 +17,8 @@ pub(super) fn read(body: &Value) -> Result<Wanted, ApiError> {
         .get("messages")
         .and_then(Value::as_array)
         .ok_or_else(|| ApiError::schema("1 validation error: messages: Field required, a list"))?;
-    let prompt = render(turns(messages)?, body.get("tools"));
+    let ending = Ending::of(switch(body, "add_generation_prompt")?, flag(body, "continue_final_message")?)?;
+    let prompt = render(turns(messages)?, body.get("tools"), ending);
     Wanted::read(body, vec![prompt], &["max_completion_tokens", "max_tokens"])
 }
 
@@ -99,6 +101,8 @@ struct Chunk<'a> {
     prompt_token_ids: Option<Vec<u32>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<OpenAiUsage>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kv_transfer_params: Option<&'a HandedOut>,
 }
 
 #[derive(Serialize)]
@@ -144,7 +148,16 @@ impl Stream {
     fn chunk(&self, choices: Vec<ChunkChoice>) -> Chunk<'_> {
         let Self { id, model, created, .. } = self;
         let object = "chat.completion.chunk";
-        Chunk { id, object, created: *created, model, choices, prompt_token_ids: None, usage: None }
+        Chunk {
+            id,
+            object,
+            created: *created,
+            model,
+            choices,
+            prompt_token_ids: None,
+            usage: None,
+            kv_transfer_params: None,
+        }
     }
 }
 
@@ -182,10 +195,13 @@ impl Frames for Stream {
         self.each_choice("", Some(finish), None)
     }
 
-    fn close(&mut self, total: Usage, _tallies: &[Tally]) -> String {
+    fn close(&mut self, total: Usage, tallies: &[Tally]) -> String {
+        let handle = tallies.first().and_then(|tally| tally.handle.as_ref());
+        let kv_transfer_params = handle.filter(|handle| handle.in_streams());
+        let usage = self.include_usage.then(|| total.openai());
         let mut frames = String::new();
-        if self.include_usage {
-            frames.push_str(&data(&Chunk { usage: Some(total.openai()), ..self.chunk(vec![]) }));
+        if usage.is_some() || kv_transfer_params.is_some() {
+            frames.push_str(&data(&Chunk { usage, kv_transfer_params, ..self.chunk(vec![]) }));
         }
         frames + DONE
     }

@@ -96,6 +96,8 @@ struct Chunk<'a> {
     choices: Vec<ChunkChoice>,
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<OpenAiUsage>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kv_transfer_params: Option<&'a HandedOut>,
 }
 
 #[derive(Serialize)]
@@ -126,7 +128,15 @@ impl Stream {
 
     fn chunk(&self, choices: Vec<ChunkChoice>) -> Chunk<'_> {
         let Self { id, model, created, .. } = self;
-        Chunk { id, object: "text_completion", created: *created, model, choices, usage: None }
+        Chunk {
+            id,
+            object: "text_completion",
+            created: *created,
+            model,
+            choices,
+            usage: None,
+            kv_transfer_params: None,
+        }
     }
 }
 
@@ -165,10 +175,13 @@ impl Frames for Stream {
         self.each_choice(index, None, Some(finish))
     }
 
-    fn close(&mut self, total: Usage, _tallies: &[Tally]) -> String {
+    fn close(&mut self, total: Usage, tallies: &[Tally]) -> String {
+        let handle = tallies.first().and_then(|tally| tally.handle.as_ref());
+        let kv_transfer_params = handle.filter(|handle| handle.in_streams());
+        let usage = self.wanted.include_usage.then(|| total.openai());
         let mut frames = String::new();
-        if self.wanted.include_usage {
-            frames.push_str(&data(&Chunk { usage: Some(total.openai()), ..self.chunk(vec![]) }));
+        if usage.is_some() || kv_transfer_params.is_some() {
+            frames.push_str(&data(&Chunk { usage, kv_transfer_params, ..self.chunk(vec![]) }));
         }
         frames + DONE
     }

@@ -21,7 +21,8 @@ pub(super) fn read(body: &Value) -> Result<Wanted, ApiError> {
         .ok_or_else(|| ApiError::schema("1 validation error: sampling_params: Field required, an object"))?;
     let limits = Wanted::read(sampling, Vec::new(), &["max_tokens"])?;
     let wanted = Wanted::read(body, vec![ids], &[])?;
-    Ok(Wanted { max_tokens: limits.max_tokens, n: limits.n, ..wanted })
+    let unsupported = limits.unsupported.or(wanted.unsupported);
+    Ok(Wanted { max_tokens: limits.max_tokens, n: limits.n, unsupported, ..wanted })
 }
 
 #[derive(Serialize)]

@@ -3,9 +3,10 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::request::{Wanted, render, turns};
+use super::request::Wanted;
 use super::run::{Job, Outcome, Tally, Usage};
 use super::sse::{Frames, event};
+use super::template::{Ending, render, turns};
 use crate::error::ApiError;
 use crate::finish::Finish;
 use crate::handoff::HandedOut;
@@ -17,7 +18,7 @@ pub(super) fn read(body: &Value) -> Result<Wanted, ApiError> {
         .and_then(Value::as_array)
         .ok_or_else(|| ApiError::schema("1 validation error: messages: Field required, a list"))?;
     let system = body.get("system").filter(|system| !system.is_null()).map(|system| ("system", system));
-    let prompt = render(system.into_iter().chain(turns(messages)?), body.get("tools"));
+    let prompt = render(system.into_iter().chain(turns(messages)?), body.get("tools"), Ending::Reply);
     let wanted = Wanted::read(body, vec![prompt], &["max_tokens"])?;
     // This API has no n and no token ids.
     Ok(Wanted { n: 1, return_token_ids: false, ..wanted })

@@ -14,6 +14,7 @@ mod request;
 mod responses;
 mod run;
 mod sse;
+mod template;
 
 use std::sync::Arc;
 
@@ -82,6 +83,11 @@ impl Route {
         self != Self::Generate
     }
 
+    /// The routes whose answers, streamed or not, have room for the handle of kept KV.
+    fn keeps(self) -> bool {
+        matches!(self, Self::Chat | Self::Completions)
+    }
+
     fn error(self, error: &ApiError) -> Value {
         if self == Self::Messages { error.anthropic() } else { error.openai() }
     }
@@ -143,7 +149,8 @@ fn prepare(
     let threshold = wanted.threshold;
     let encodes = encoder::task(engine, &body)?;
     let needs = Needs::read(&body).filter(|_| encodes.is_none());
-    let plan = |index| Plan { threshold, needs: needs.clone(), ..intent.plan(engine, index) };
+    let ttl = engine.config().decoder_kv_ttl.filter(|_| route.keeps() && wanted.is_single());
+    let plan = |index| Plan { threshold, needs: needs.clone(), ..intent.plan(engine, index) }.keeping(ttl);
     // One claim even without a prompt: that is a rejection like any other.
     let plans = |prompts: usize| (0..prompts.max(1)).map(plan).collect();
     let prompts = wanted.prompts.len();

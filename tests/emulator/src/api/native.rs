@@ -29,7 +29,8 @@ pub(super) fn read(body: &Value) -> Result<Wanted, ApiError> {
     let max_tokens =
         if sampling.get("max_new_tokens").is_some() { limits.max_tokens } else { DEFAULT_NEW_TOKENS };
     let wanted = Wanted::read(body, vec![prompt], &[])?;
-    Ok(Wanted { max_tokens, n: 1, ..wanted })
+    let unsupported = limits.unsupported.or(wanted.unsupported);
+    Ok(Wanted { max_tokens, n: 1, unsupported, ..wanted })
 }
 
 /// What is known of a request whatever its state.

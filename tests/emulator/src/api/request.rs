@@ -1,4 +1,4 @@
-//! What the routes' bodies have in common: typed fields, the checks of vLLM's handlers, prompt rendering.
+//! What the routes' bodies have in common: typed fields, the checks of vLLM's handlers.
 //!
 //! Wrong types are schema errors, found while reading; wrong values are rejections, found by [`check`]. The
 //! difference matters: only a rejection releases remote KV.
@@ -7,7 +7,6 @@ use serde_json::Value;
 
 use crate::engine::Engine;
 use crate::error::ApiError;
-use crate::tokens;
 
 /// Output tokens when the request sets no limit: vLLM's default for completions, used for every route.
 const DEFAULT_MAX_TOKENS: i64 = 16;
@@ -27,6 +26,8 @@ pub(crate) struct Wanted {
     pub(crate) return_token_ids: bool,
     /// The least share of a prompt that must be cached.
     pub(crate) threshold: Option<f64>,
+    /// A field that asks for something this engine cannot do.
+    pub(crate) unsupported: Option<&'static str>,
 }
 
 impl Wanted {
@@ -49,8 +50,14 @@ impl Wanted {
             stream: flag(body, "stream")?,
             include_usage: options.map_or(Ok(false), |options| flag(options, "include_usage"))?,
             return_token_ids: flag(body, "return_token_ids")?,
+            unsupported: unsupported(body),
             threshold: typed(body, "cache_hit_threshold", "number", Value::as_f64)?,
         })
+    }
+
+    /// Whether there is one prompt with one answer.
+    pub(crate) fn is_single(&self) -> bool {
+        self.prompts.len() == 1 && self.n == 1
     }
 
     /// Output tokens, once checked.
@@ -72,6 +79,9 @@ pub(crate) fn check(engine: &Engine, wanted: &mut Wanted) -> Result<(), ApiError
     }
     if wanted.prompts.is_empty() || wanted.prompts.iter().any(Vec::is_empty) {
         return Err(ApiError::bad_request("The decoder prompt cannot be empty", "prompt"));
+    }
+    if let Some(field) = wanted.unsupported {
+        return Err(ApiError::bad_request(format!("{field} is not supported by this emulator."), field));
     }
     if wanted.threshold.is_some_and(|share| !(0.0..=1.0).contains(&share)) {
         let message = "cache_hit_threshold must be between 0 and 1.";
@@ -96,55 +106,25 @@ pub(crate) fn check(engine: &Engine, wanted: &mut Wanted) -> Result<(), ApiError
     Ok(())
 }
 
-/// The role-tagged text of a conversation: a stand-in for a chat template.
-pub(crate) fn render<'a>(
-    turns: impl IntoIterator<Item = (&'a str, &'a Value)>,
-    tools: Option<&Value>,
-) -> Vec<u32> {
-    let mut rendered = String::new();
-    if let Some(tools) = tools.filter(|tools| !tools.is_null()) {
-        rendered.extend(["<|tools|> ", &tools.to_string(), "\n"]);
-    }
-    for (role, content) in turns {
-        rendered.push_str("<|");
-        rendered.push_str(role);
-        rendered.push_str("|> ");
-        push_content(&mut rendered, content);
-        rendered.push('\n');
-    }
-    if rendered.is_empty() {
-        return Vec::new();
-    }
-    rendered.push_str("<|assistant|>");
-    tokens::encode(&rendered)
-}
-
-/// The turns of a `messages` or `input` array.
-pub(crate) fn turns(items: &[Value]) -> Result<Vec<(&str, &Value)>, ApiError> {
-    const NOTHING: &Value = &Value::Null;
-    items
-        .iter()
-        .map(|item| {
-            let item =
-                item.as_object().ok_or_else(|| ApiError::schema("messages must be a list of objects"))?;
-            let role = item.get("role").or(item.get("type")).and_then(Value::as_str).unwrap_or("user");
-            Ok((role, item.get("content").unwrap_or(NOTHING)))
-        })
-        .collect()
-}
-
-/// Text as it is; parts one after the other, those without text as their JSON.
-fn push_content(rendered: &mut String, content: &Value) {
-    match content {
-        Value::Null => {}
-        Value::String(text) => rendered.push_str(text),
-        Value::Array(parts) => parts.iter().for_each(|part| push_content(rendered, part)),
-        Value::Object(part) => match part.get("text") {
-            Some(Value::String(text)) => rendered.push_str(text),
-            _ => rendered.push_str(&content.to_string()),
-        },
-        other => rendered.push_str(&other.to_string()),
-    }
+/// The first field that would change the answer in a way this engine does not know. To ignore it would be to
+/// answer something else than was asked.
+fn unsupported(body: &Value) -> Option<&'static str> {
+    const FIELDS: [&str; 7] = [
+        "stop",
+        "stop_token_ids",
+        "stop_sequences",
+        "logprobs",
+        "top_logprobs",
+        "prompt_logprobs",
+        "return_logprob",
+    ];
+    let asks = |field: &&str| match body.get(*field) {
+        None | Some(Value::Null | Value::Bool(false)) => false,
+        Some(Value::Array(items)) => !items.is_empty(),
+        Some(Value::Number(count)) => *field != "top_logprobs" || count.as_u64() != Some(0),
+        Some(_) => true,
+    };
+    FIELDS.into_iter().find(asks)
 }
 
 /// A list of token ids.
@@ -166,8 +146,14 @@ fn text(body: &Value, key: &'static str) -> Result<Option<String>, ApiError> {
     typed(body, key, "string", |value| value.as_str().map(str::to_owned))
 }
 
-fn flag(body: &Value, key: &'static str) -> Result<bool, ApiError> {
-    Ok(typed(body, key, "boolean", Value::as_bool)?.unwrap_or(false))
+/// A switch, off without a word.
+pub(crate) fn flag(body: &Value, key: &'static str) -> Result<bool, ApiError> {
+    Ok(switch(body, key)?.unwrap_or(false))
+}
+
+/// A switch, where it was set.
+pub(crate) fn switch(body: &Value, key: &'static str) -> Result<Option<bool>, ApiError> {
+    typed(body, key, "boolean", Value::as_bool)
 }
 
 fn typed<T>(

@@ -3,9 +3,10 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::request::{Wanted, render, turns};
+use super::request::Wanted;
 use super::run::{Job, Outcome, Tally, Usage};
 use super::sse::{Frames, event};
+use super::template::{Ending, render, turns};
 use crate::error::ApiError;
 use crate::finish::Finish;
 use crate::handoff::HandedOut;
@@ -21,7 +22,7 @@ pub(super) fn read(body: &Value) -> Result<Wanted, ApiError> {
     let empty = input.iter().all(|(_, content)| content.as_str() == Some(""));
     let instructions = body.get("instructions").filter(|text| !text.is_null()).map(|text| ("system", text));
     let turns = instructions.into_iter().chain(input);
-    let prompt = if empty { Vec::new() } else { render(turns, body.get("tools")) };
+    let prompt = if empty { Vec::new() } else { render(turns, body.get("tools"), Ending::Reply) };
     let wanted = Wanted::read(body, vec![prompt], &["max_output_tokens"])?;
     Ok(Wanted { n: 1, return_token_ids: false, ..wanted })
 }

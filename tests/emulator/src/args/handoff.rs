@@ -34,6 +34,9 @@ pub(crate) struct HandoffArgs {
     /// How long a leg waits for its other leg.
     #[arg(long, default_value = "30s", value_parser = duration)]
     rendezvous_timeout: Duration,
+    /// Keep the KV of each answer this long for the conversation's next turn; without it, not at all.
+    #[arg(long, value_parser = duration)]
+    decoder_kv_ttl: Option<Duration>,
     /// How long an answered mooncake prefill waits for its reader.
     #[arg(long, default_value = "480s", value_parser = duration)]
     abort_timeout: Duration,
@@ -52,6 +55,7 @@ impl HandoffArgs {
             encoder_store: self.encoder_store.clone(),
             rendezvous_timeout: self.rendezvous_timeout,
             abort_timeout: self.abort_timeout,
+            decoder_kv_ttl: self.decoder_kv_ttl,
             ..config
         }
     }

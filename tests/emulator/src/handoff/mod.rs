@@ -14,6 +14,7 @@ mod nixl;
 mod offloading;
 mod push;
 mod rank;
+mod reuse;
 mod sglang;
 pub(crate) mod shared;
 mod sink;
@@ -21,6 +22,7 @@ mod source;
 pub(crate) mod table;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderMap;
 use serde_json::Value;
@@ -34,12 +36,13 @@ use inbox::{Letter, LetterClaim};
 use meet::{MeetClaim, Meeting, numbered};
 use moriio::Address;
 use offloading::KvSource;
+use reuse::Past;
 use sink::Offering;
 pub(crate) use sink::{Finished, HandedOut, Sink};
 pub(crate) use source::Source;
 
 /// Where a prompt's KV comes from, as the request says it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Origin {
     /// This engine computes it.
     Compute,
@@ -49,6 +52,8 @@ pub(crate) enum Origin {
     Meeting(Meeting),
     /// Another engine carries it here.
     Letter(Letter),
+    /// This engine computes it, after it took what another one kept of the conversation's last turn.
+    Past(Past),
     /// This engine computes it, after it took the start from another one's cache.
     Cached(KvSource),
     /// The request asks for remote KV in a way that cannot work, for this reason.
@@ -71,7 +76,7 @@ pub(crate) enum Fate {
 }
 
 /// What a request wants done with the KV of its prompts.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Intent {
     /// Whose fields these are; `None` for a request like any other.
     pub(crate) connector: Option<Connector>,
@@ -122,8 +127,13 @@ impl Intent {
         intent.checked(engine).with_source(params)
     }
 
-    /// A prompt that would be computed may first take its start from a cache elsewhere.
+    /// A prompt that would be computed may first take its start from elsewhere.
     fn with_source(mut self, params: Option<&Value>) -> Self {
+        if self.origin == Origin::Compute
+            && let Some(past) = params.and_then(reuse::read)
+        {
+            self.origin = past;
+        }
         if self.origin == Origin::Compute
             && let Some(source) = params.and_then(offloading::read_source)
         {
@@ -156,6 +166,7 @@ impl Intent {
             Origin::Leased(remote) => Source::Leased(Claim::new(remote.clone(), engine.runtime.clone())),
             Origin::Meeting(meeting) => Source::Meeting(MeetClaim::new(meeting.at(index), engine)),
             Origin::Letter(letter) => Source::Letter(LetterClaim::new(letter.at(index), engine)),
+            Origin::Past(past) => Source::Past(past.clone()),
             Origin::Cached(source) => Source::Cached(source.clone()),
             Origin::Unusable(reason) => Source::Unusable(reason.clone()),
         };
@@ -178,4 +189,14 @@ pub(crate) struct Plan {
     pub(crate) threshold: Option<f64>,
     /// The multimodal parts that computing it takes.
     pub(crate) needs: Option<Arc<Needs>>,
+}
+
+impl Plan {
+    /// The plan of a request whose KV would be freed with it, and that keeps it instead.
+    pub(crate) fn keeping(mut self, ttl: Option<Duration>) -> Self {
+        if let (Sink::Free, Some(ttl)) = (&self.sink, ttl) {
+            self.sink = Sink::Keep(ttl);
+        }
+        self
+    }
 }

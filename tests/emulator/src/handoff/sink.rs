@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
-use uuid::Uuid;
 
 use super::meet::numbered;
 use super::moriio::{self, Address, Written};
 use super::push::Identity;
+use super::reuse::{self, Kept};
 use super::sglang;
 use super::table::Key;
 use crate::engine::Engine;
@@ -28,6 +28,8 @@ pub(crate) enum Sink {
     Offer(Offering),
     /// Carried to the decode engine after the answer.
     Carry(Address),
+    /// Kept for the conversation's next turn, together with the answer's, for this long.
+    Keep(Duration),
 }
 
 /// KV that waits for its reader under a name that both legs know.
@@ -63,6 +65,8 @@ pub(crate) struct Finished {
     /// Its blocks, including those of the output.
     pub(crate) hold: BlockHold,
     pub(crate) tokens: Tokens,
+    /// Tokens of its answer.
+    pub(crate) produced: usize,
 }
 
 /// `kv_transfer_params` of an answer.
@@ -75,12 +79,21 @@ pub(crate) enum HandedOut {
     Push(Identity),
     /// What a writing engine says.
     Write(Written),
+    /// The handle of blocks that a decode engine keeps.
+    Kept(Kept),
+}
+
+impl HandedOut {
+    /// Whether a stream carries it too. Prefill legs do not stream.
+    pub(crate) fn in_streams(&self) -> bool {
+        matches!(self, Self::Kept(_))
+    }
 }
 
 impl Sink {
     /// Whether this leg computes for another engine.
     pub(crate) fn is_prefill(&self) -> bool {
-        !matches!(self, Self::Free)
+        !matches!(self, Self::Free | Self::Keep(_))
     }
 
     /// Hands over what must be handed over before the answer; the rest stays in `hold`.
@@ -94,7 +107,7 @@ impl Sink {
         prompt: usize,
     ) -> Result<(), ApiError> {
         match self {
-            Self::Free | Self::Lease | Self::Offer(_) | Self::Carry(_) => Ok(()),
+            Self::Free | Self::Lease | Self::Offer(_) | Self::Carry(_) | Self::Keep(_) => Ok(()),
             Self::Room(room) => {
                 hold.truncate(engine.pool.blocks_for(prompt));
                 sglang::deliver(engine, room, hold.take()).await
@@ -118,6 +131,7 @@ impl Sink {
                 Some(identity) => HandedOut::Push(identity),
                 None => return Ok(None),
             },
+            Self::Keep(ttl) => HandedOut::Kept(reuse::keep(engine, finished, ttl)),
             Self::Carry(address) => HandedOut::Write(moriio::hand_over(engine, address, finished)?),
         };
         Ok((!engine.settings.faults.take_drop_kv_params()).then_some(handed_out))
@@ -125,7 +139,7 @@ impl Sink {
 }
 
 fn offer(engine: &Arc<Engine>, offering: Offering, finished: Finished) -> Result<Option<Identity>, ApiError> {
-    let Finished { request, mut hold, tokens } = finished;
+    let Finished { request, mut hold, tokens, .. } = finished;
     hold.truncate(engine.pool.blocks_for(tokens.prompt));
     let identity = match offering.told {
         Told::Nothing => None,
@@ -137,11 +151,10 @@ fn offer(engine: &Arc<Engine>, offering: Offering, finished: Finished) -> Result
 }
 
 fn lease(engine: &Engine, finished: Finished) -> Handle {
-    let Finished { request, mut hold, tokens } = finished;
+    let Finished { request, mut hold, tokens, .. } = finished;
     hold.truncate(engine.pool.blocks_for(tokens.prompt));
     let blocks = hold.ids().to_vec();
-    // As in vLLM, the engine's own id has a random tail: a client that repeats an id gets a lease of its own.
-    let lease = format!("{request}-{}", &Uuid::new_v4().simple().to_string()[..8]);
+    let lease = engine.lease_id(&request);
     engine.leases.grant(&lease, hold);
     Handle::new(&engine.id, &lease, (&engine.config().host, engine.ports.kv), blocks, tokens)
 }

@@ -7,6 +7,7 @@ use super::inbox::LetterClaim;
 use super::meet::MeetClaim;
 use super::nixl;
 use super::offloading::KvSource;
+use super::reuse::Past;
 use crate::claim::Claim;
 use crate::config::KvLoadFailure;
 use crate::engine::Engine;
@@ -24,6 +25,8 @@ pub(crate) enum Source {
     Meeting(MeetClaim),
     /// A parcel that another engine carries here.
     Letter(LetterClaim),
+    /// What another engine kept of the conversation's last turn; the engine computes the rest.
+    Past(Past),
     /// The cache of another engine, for the start; the engine computes the rest.
     Cached(KvSource),
     /// Nothing that could work, for this reason.
@@ -39,7 +42,7 @@ pub(crate) struct Obtained {
 impl Source {
     /// Whether a prompt of which nothing is cached would be computed here.
     pub(crate) fn computes(&self) -> bool {
-        matches!(self, Self::Compute | Self::Cached(_))
+        matches!(self, Self::Compute | Self::Cached(_) | Self::Past(_))
     }
 
     /// Waits for `blocks` blocks, then for the KV of the prompt.
@@ -66,6 +69,11 @@ impl Source {
                 let mut hold = engine.pool.take(blocks).await;
                 let outcome = claim.receive(&mut hold, wanted).await;
                 (hold, outcome)
+            }
+            Self::Past(past) => {
+                let hold = engine.pool.take(blocks).await;
+                let (hold, received) = past.obtain(engine, hold, prompt.len()).await?;
+                return Ok(Obtained { hold, received });
             }
             Self::Cached(source) => {
                 let mut hold = engine.pool.take(blocks).await;

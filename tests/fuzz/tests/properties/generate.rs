@@ -1,5 +1,6 @@
 //! Inputs made by grammar: mostly right, so that they get past the first check, and wrong in one place now and then.
 
+use kvferry_config::GROUPS;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -95,6 +96,34 @@ fn endpoint() -> impl Strategy<Value = String> {
     ];
     let port = prop_oneof!["[0-9]{0,6}", Just("8000".to_owned()), Just("+80".to_owned())];
     ("(http://|https://| |)", host, port).prop_map(|(scheme, host, port)| format!("{scheme}{host}:{port}"))
+}
+
+/// Configurations in YAML and JSON, of known keys and some that are not.
+pub(crate) fn yaml() -> BoxedStrategy<Vec<u8>> {
+    let names: Vec<&str> = GROUPS.iter().flat_map(|group| group.flags).map(|flag| flag.name).collect();
+    let key = prop_oneof![
+        12 => prop::sample::select(names).prop_map(str::to_owned),
+        1 => "[a-z-]{0,12}",
+    ];
+    let scalar = || {
+        prop_oneof![
+            3 => prop::sample::select(vec![
+                "true", "false", "yes", "off", "~", "0", "1", "8000", "65535", "65536", "-1", "0.5", "1e3", ".inf", "nixlv2",
+                "30s", "1m30s", "-5s", "1.5h", "'8000'", "\"\"", "prefiller", "default/pool", "info", "|\n  a\n  b", "!!str 1",
+            ]).prop_map(str::to_owned),
+            1 => "[a-z0-9:/._-]{0,20}",
+            1 => "\"[ -~]{0,12}\"",
+        ]
+    };
+    let value = prop_oneof![
+        5 => scalar(),
+        1 => vec(scalar(), 0..4).prop_map(|items| format!("[{}]", items.join(", "))),
+        1 => vec("[a-z0-9:.]{1,12}", 1..4).prop_map(|items| format!("\n  - {}", items.join("\n  - "))),
+    ];
+    let lines = vec((key, value), 0..6).prop_map(|pairs| {
+        pairs.into_iter().map(|(key, value)| format!("{key}: {value}\n")).collect::<String>()
+    });
+    maybe_broken(lines.boxed())
 }
 
 /// The bytes of a text; sometimes with one byte replaced or the end cut off.

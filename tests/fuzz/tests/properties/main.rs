@@ -43,6 +43,13 @@ mod headers {
     }
 }
 
+mod yaml {
+    #[test]
+    fn configurations_are_read_strictly_and_refused_in_one_line() {
+        crate::run(crate::target("yaml"), &crate::generate::yaml());
+    }
+}
+
 #[test]
 fn every_target_has_seeds_and_words() {
     for target in TARGETS {

@@ -1,0 +1,250 @@
+//! Chats by their content: which earlier turns a request continues, and what it will be continued as.
+//!
+//! A turn's key is a hash over everything that shapes the prompt and over all messages up to and including the reply. Keys
+//! form a chain, one link for each message, so that one pass over a request gives the keys of all its beginnings.
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+
+use super::canonical::{Members, absorb, absorb_members};
+use crate::request::Asked;
+use crate::request::route::Api;
+
+/// Identifies a chat up to some message.
+pub(super) type Key = [u8; 32];
+
+/// Members besides the messages that shape the prompt. The cache salt among them keeps tenants apart.
+const SHAPING: [&str; 13] = [
+    "model",
+    "cache_salt",
+    "tools",
+    "tool_choice",
+    "chat_template",
+    "chat_template_kwargs",
+    "documents",
+    "reasoning_effort",
+    "add_special_tokens",
+    "add_generation_prompt",
+    "continue_final_message",
+    "mm_processor_kwargs",
+    "media_io_kwargs",
+];
+
+/// What has to be found in a body.
+pub(in crate::connector) const WATCH: [&str; 18] = [
+    super::super::nixlv2::KV,
+    "messages",
+    "n",
+    "truncate_prompt_tokens",
+    "echo",
+    "model",
+    "cache_salt",
+    "tools",
+    "tool_choice",
+    "chat_template",
+    "chat_template_kwargs",
+    "documents",
+    "reasoning_effort",
+    "add_special_tokens",
+    "add_generation_prompt",
+    "continue_final_message",
+    "mm_processor_kwargs",
+    "media_io_kwargs",
+];
+
+/// Messages beyond this many bytes are not looked at: hashing them would hold up everybody else on this thread.
+const MAX_MESSAGES: usize = 4 * 1024 * 1024;
+
+/// One request of a chat.
+#[derive(Debug)]
+pub(super) struct Chat {
+    /// Of the turns before that ended with a reply, the longest first.
+    pub(super) earlier: Vec<Key>,
+    /// Of this request's messages, without the reply to come.
+    pub(super) asked: Turn,
+}
+
+/// Messages that wait for their reply.
+#[derive(Debug, Clone)]
+pub(super) struct Turn(Key);
+
+impl Turn {
+    /// The key of the turn once it was answered with this text.
+    pub(super) fn answered(&self, text: &str) -> Option<Key> {
+        let content = serde_json::value::to_raw_value(text).ok()?;
+        let role = serde_json::value::to_raw_value("assistant").ok()?;
+        let reply = Members::from([("content".to_owned(), &*content), ("role".to_owned(), &*role)]);
+        link(&self.0, &reply)
+    }
+}
+
+impl Chat {
+    /// `None` if this is no chat that can be continued from KV: another API, several choices, a prompt that is cut, or a
+    /// reply that is no message of its own.
+    pub(super) fn read(asked: &Asked) -> Option<Self> {
+        let member = |name: &str| {
+            let range = asked.intake.document.value(name)?;
+            Some(asked.intake.body.gather(range)).filter(|value| &value[..] != b"null")
+        };
+        let is = |name: &str, one_of: &[&[u8]]| member(name).is_none_or(|value| one_of.contains(&&value[..]));
+        let plain = is("n", &[b"1"])
+            && is("truncate_prompt_tokens", &[])
+            && is("echo", &[b"false"])
+            && is("continue_final_message", &[b"false"])
+            && is("add_generation_prompt", &[b"true"]);
+        if asked.api != Api::ChatCompletions || !plain {
+            return None;
+        }
+        let mut key = shape(&SHAPING.map(|name| (name, member(name))))?;
+        let messages = member("messages").filter(|messages| messages.len() <= MAX_MESSAGES)?;
+        let messages: Vec<Members<'_>> = serde_json::from_slice(&messages).ok()?;
+        let mut earlier = Vec::new();
+        for mut message in messages {
+            let reply = message.get("role").is_some_and(|role| role.get() == "\"assistant\"");
+            if reply {
+                // Clients send back what their library makes of a reply: what it lacks is null or an empty list.
+                message.retain(|_, value| !matches!(value.get(), "null" | "[]"));
+            }
+            key = link(&key, &message)?;
+            if reply {
+                earlier.push(key);
+            }
+        }
+        // A reply at the end was not asked for yet: it would be continued, not followed.
+        earlier.retain(|earlier| *earlier != key);
+        earlier.reverse();
+        Some(Self { earlier, asked: Turn(key) })
+    }
+}
+
+fn shape(members: &[(&str, Option<Bytes>)]) -> Option<Key> {
+    let mut hash = Sha256::new();
+    for (name, value) in members {
+        hash.update(name);
+        match value {
+            None => hash.update([0]),
+            Some(value) => {
+                hash.update([1]);
+                absorb(&mut hash, std::str::from_utf8(value).ok()?)?;
+            }
+        }
+    }
+    Some(hash.finalize().into())
+}
+
+fn link(key: &Key, message: &Members<'_>) -> Option<Key> {
+    let mut hash = Sha256::new();
+    hash.update(key);
+    absorb_members(&mut hash, message)?;
+    Some(hash.finalize().into())
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use http::{HeaderMap, HeaderValue};
+    use kvferry_splice::{Chunks, scan};
+
+    use super::*;
+    use crate::request::intake::Intake;
+
+    /// A request as connectors see it.
+    pub(crate) fn asked(body: &str) -> Asked {
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        let document = scan(&body, &WATCH).unwrap();
+        Asked {
+            api: Api::ChatCompletions,
+            intake: Intake { body: Chunks::from(body), document },
+            headers: HeaderMap::new(),
+            id: HeaderValue::from_static("id"),
+            kv_source: None,
+            port: 8000,
+        }
+    }
+
+    fn chat(body: &str) -> Chat {
+        Chat::read(&asked(body)).unwrap()
+    }
+
+    const FIRST: &str = r#"{"model":"m","messages":[{"role":"user","content":"one"}]}"#;
+    const SECOND: &str = r#"{"model":"m","messages":[{"role":"user","content":"one"},
+        {"role":"assistant","content":"two"},{"role":"user","content":"three"}]}"#;
+
+    #[test]
+    fn a_turn_is_found_again_in_the_next() {
+        let answered = chat(FIRST).asked.answered("two").unwrap();
+        assert_eq!(chat(SECOND).earlier, [answered]);
+        assert!(chat(FIRST).earlier.is_empty());
+    }
+
+    #[test]
+    fn of_several_turns_the_longest_comes_first() {
+        let third =
+            SECOND.replace("]}", r#",{"role":"assistant","content":"four"},{"role":"user","content":"5"}]}"#);
+        let second = chat(SECOND).asked.answered("four").unwrap();
+        let first = chat(FIRST).asked.answered("two").unwrap();
+        assert_eq!(chat(&third).earlier, [second, first]);
+    }
+
+    #[test]
+    fn layout_and_what_libraries_add_to_a_reply_do_not_matter() {
+        let answered = chat(FIRST).asked.answered("two").unwrap();
+        let same = SECOND.replace(
+            r#"{"role":"assistant","content":"two"}"#,
+            r#"{ "refusal": null, "content" : "\u0074wo", "tool_calls":[], "role":"assistant" }"#,
+        );
+        assert_eq!(chat(&same.replace("\n", "")).earlier, [answered]);
+        assert_eq!(
+            chat(&same.replace("\"m\"", "\"m\",\"temperature\":0.3,\"tools\":null")).earlier,
+            [answered]
+        );
+    }
+
+    #[test]
+    fn any_change_of_what_the_prompt_is_made_from_is_another_chat() {
+        let answered = chat(FIRST).asked.answered("two").unwrap();
+        for (from, to) in [
+            ("one", "One"),
+            ("two", "two "),
+            ("\"user\",\"content\":\"one\"", "\"system\",\"content\":\"one\""),
+            ("\"content\":\"one\"", "\"content\":\"one\",\"name\":\"x\""),
+            ("\"content\":\"two\"", "\"content\":[{\"type\":\"text\",\"text\":\"two\"}]"),
+            ("\"model\":\"m\"", "\"model\":\"m2\""),
+            ("\"model\":\"m\"", "\"model\":\"m\",\"cache_salt\":\"tenant\""),
+            ("\"model\":\"m\"", "\"model\":\"m\",\"tools\":[{}]"),
+            ("\"model\":\"m\"", "\"model\":\"m\",\"chat_template_kwargs\":{\"enable_thinking\":false}"),
+            ("\"model\":\"m\"", "\"model\":\"m\",\"reasoning_effort\":\"low\""),
+        ] {
+            let other = SECOND.replacen(from, to, 1);
+            assert_ne!(other, SECOND);
+            assert_ne!(chat(&other).earlier, [answered], "{to}");
+        }
+    }
+
+    #[test]
+    fn a_reply_that_is_to_be_continued_is_no_earlier_turn() {
+        let open = r#"{"messages":[{"role":"user","content":"one"},{"role":"assistant","content":"two"}]}"#;
+        assert!(chat(open).earlier.is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_continued_from_kv_is_no_chat() {
+        for member in [
+            "\"n\":2",
+            "\"truncate_prompt_tokens\":100",
+            "\"echo\":true",
+            "\"continue_final_message\":true",
+            "\"add_generation_prompt\":false",
+            "\"messages\":\"hello\"",
+            "\"messages\":[\"hello\"]",
+            "\"messages\":null",
+        ] {
+            let body = FIRST.replace("]}", &format!("],{member}}}"));
+            assert!(Chat::read(&asked(&body)).is_none(), "{member}");
+        }
+        let mut other = asked(FIRST);
+        other.api = Api::Completions;
+        assert!(Chat::read(&other).is_none());
+        let huge = FIRST.replace("one", &"x".repeat(MAX_MESSAGES));
+        assert!(Chat::read(&asked(&huge)).is_none());
+    }
+}
