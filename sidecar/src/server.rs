@@ -52,12 +52,14 @@ impl Server {
     /// Listens on every rank's port, on all interfaces (0: any free port), and serves with `workers` threads.
     ///
     /// # Errors
-    /// The port cannot be had, or a thread or runtime cannot be made.
+    /// A port cannot be had, and which, or a thread or runtime cannot be made.
     pub fn start(settings: &Settings, workers: usize) -> io::Result<Self> {
         let start = Instant::now();
         let mut listeners = Vec::new();
         for rank in &settings.ranks {
-            listeners.push((listen(rank.port)?, Arc::clone(rank)));
+            let listener = listen(rank.port)
+                .map_err(|error| io::Error::new(error.kind(), format!("port {}: {error}", rank.port)))?;
+            listeners.push((listener, Arc::clone(rank)));
         }
         let (first, _) = listeners.first().expect("there is at least one rank");
         let address = first.local_addr()?;

@@ -163,6 +163,12 @@ pub trait Attempt: std::fmt::Debug + Send + Sync {
         None
     }
 
+    /// Whether the decode leg beside prefill is told what may be out of date. An error of its engine then waits for
+    /// prefill's answer, which may show that decode has to be sent anew.
+    fn guesses(&self) -> bool {
+        false
+    }
+
     /// Whether the KV can be released by what is known before prefill answers.
     fn named(&self) -> bool {
         false

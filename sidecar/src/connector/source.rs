@@ -106,6 +106,23 @@ mod tests {
     }
 
     #[test]
+    fn only_engines_with_a_tier_can_pull_from_a_source() {
+        for (connector, p2p_pull, expected) in [
+            ("offloading", false, true),
+            ("nixlv2", true, true),
+            ("nixlv2", false, false),
+            // The flag is nixlv2's.
+            ("sglang", true, false),
+            ("mooncake", true, false),
+            ("atom", true, false),
+        ] {
+            let options = Options { p2p_pull, ..Options::default() };
+            let connector = super::super::by_name(connector, &options).unwrap();
+            assert_eq!(connector.pulls_from_source(), expected, "{connector:?} {p2p_pull}");
+        }
+    }
+
+    #[test]
     fn the_port_of_a_tier_follows_from_the_rank_in_the_engines_port() {
         for (ranks, port, engine, expected) in [
             (4, 8000, "10.0.0.5:8000", 7777),

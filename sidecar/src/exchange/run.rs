@@ -71,6 +71,8 @@ struct State {
     cached_tokens: Option<u64>,
     /// Who wants to see the decode answer on its way.
     observer: Option<Box<dyn Observer>>,
+    /// How decode ended beside prefill, if that is believed only once prefill has answered.
+    doubted: Option<Event>,
     /// What the legs brought for the client.
     from_prefill: Option<Brought>,
     from_decode: Option<Brought>,
@@ -134,6 +136,7 @@ impl Run {
             sent_at: Instant::now(),
             cached_tokens: None,
             observer: None,
+            doubted: None,
             from_prefill: None,
             from_decode: None,
             id: Some(id),
@@ -268,7 +271,21 @@ impl State {
                 "the decode engine did not take the release of KV; it stays held until the prefill engine's lease ends"
             );
         }
-        self.follow(commands, record)
+        let reply = self.follow(commands, record.as_deref_mut());
+        if self.core.stage() == Stage::Decoding
+            && let Some(event) = self.doubted.take()
+        {
+            let commands = self.core.handle(event, now);
+            return reply.or(self.follow(commands, record));
+        }
+        reply
+    }
+
+    /// Whether a decode engine's error may come from what it was told beside prefill, and not from the request.
+    fn doubts(&self, refusal: &Brought) -> bool {
+        let failed = matches!(refusal, Brought::Sent(sent) if sent.response.status().is_server_error());
+        let guessed = self.attempt.as_ref().is_some_and(|attempt| attempt.guesses());
+        failed && guessed && self.core.stage() == Stage::Prefilling
     }
 
     /// Turns the end of a task into the core's event, and keeps what it brought.
@@ -314,7 +331,12 @@ impl State {
                 if event != Event::DecodeStarted {
                     self.worker.settings.connector.forget(&self.target);
                 }
+                let doubted = event == Event::DecodeRefused && self.doubts(&brought);
                 self.from_decode = Some(brought);
+                if doubted {
+                    self.doubted = Some(event);
+                    return Event::Tick;
+                }
                 event
             }
             TaskEnd::Release(taken) => Event::ReleaseEnded(taken),
@@ -454,7 +476,7 @@ impl State {
             }
             Command::CancelDecode => {
                 self.tasks.cancel_decode();
-                self.from_decode = None;
+                (self.from_decode, self.doubted) = (None, None);
                 if let Some(record) = record {
                     record.decode_cancelled();
                 }
@@ -587,6 +609,7 @@ impl State {
             sent_at: self.sent_at,
             cached_tokens: None,
             observer: None,
+            doubted: None,
             from_prefill: None,
             from_decode: None,
             id: self.id.clone(),

@@ -4,8 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kvferry_emulator::{Config, Emulator, State};
 use kvferry_config::{Options, World};
+use kvferry_emulator::{Config, Emulator, State};
 use kvferry_handoff::Counts;
 use kvferry_sidecar::assemble;
 use kvferry_sidecar::server::Server;

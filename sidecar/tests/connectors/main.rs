@@ -6,6 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod atom;
 mod hosts;
 mod mooncake;
 mod offloading;

@@ -238,8 +238,7 @@ async fn a_source_without_prefill_goes_to_the_decode_engine_and_replaces_the_cli
         [&[FLAG, "--p2p-connector-port=7000"], &[NIXL[0], NIXL[1], "--p2p-connector-port=7000"]];
     for flags in flags {
         let rig = Scripts::start(flags).await;
-        let body =
-            r#"{"max_tokens": 5,"stream":true,"kv_transfer_params":{"remote_host":"evil"}, "big":1e400}"#;
+        let body = r#"{"max_tokens": 5,"stream":true,"kv_transfer_params":{"remote_host":"evil"}, "big":9007199254740993.0}"#;
         let mut ids = BTreeSet::new();
         for _ in 0..2 {
             let leg = rig.alone(body, "prefill-7.pool.svc:8000").await;

@@ -7,5 +7,6 @@ mod common;
 
 mod deadlines;
 mod decode;
+mod failover;
 mod prefill;
 mod release;

@@ -11,10 +11,17 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
+use uuid::Uuid;
 
 use crate::pool::{BlockHold, BlockPool};
 use crate::state::LeaseState;
 use crate::stats::Stats;
+
+/// A name for a lease. As in vLLM, it is the request's id with a random tail: a client that repeats an id gets a
+/// lease of its own.
+pub(crate) fn name(request: &str) -> String {
+    format!("{request}-{}", &Uuid::new_v4().simple().to_string()[..8])
+}
 
 /// All live leases of one engine, by the request id that was handed out.
 pub(crate) struct LeaseTable {

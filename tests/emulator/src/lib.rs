@@ -85,6 +85,7 @@ mod params;
 mod pool;
 mod prefix;
 mod prompt;
+mod report;
 mod sequence;
 mod server;
 mod state;

@@ -1,6 +1,5 @@
 //! MoRI-IO's WRITE mode: the prefill engine carries the KV to the decode engine's notify port, where the decode
 //! leg waits for it, in series or side by side.
-#![expect(clippy::unwrap_used, reason = "a test may stop at what cannot be")]
 
 mod common;
 

@@ -6,7 +6,7 @@
 //! Only a reply whose tokens are what a template will make of it again is worth an offer: plain text that ended by itself.
 //! Calls, reasoning, and text that was cut at a stop word or at a limit are rendered in other tokens than they were
 //! generated in, and KV of other tokens would be a wrong answer. So would white space around the text, which templates
-//! trim.
+//! trim, and bytes that are no text.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -109,7 +109,7 @@ impl Observer for Capture {
             return;
         }
         let Some(Reply { text, complete: true, offer: Some(offer) }) = self.reply else { return };
-        let plain = !text.is_empty() && text.trim() == text;
+        let plain = !text.is_empty() && text.trim() == text && !text.contains('\u{fffd}');
         if let Some(key) = self.turn.answered(&text).filter(|_| plain) {
             self.memory.store().put(key, offer, self.port, Instant::now());
         }
@@ -257,6 +257,7 @@ mod tests {
             (content("open"), r#""finish_reason":null"#, "open"),
             (content(" spaced"), STOP, " spaced"),
             (content("spaced\\n"), STOP, "spaced\n"),
+            (content("byte \u{fffd}"), STOP, "byte \u{fffd}"),
             (content(""), STOP, ""),
             (r#"{"content":"a","reasoning":"b"}"#.into(), STOP, "a"),
             (r#"{"content":"a","reasoning_content":"b"}"#.into(), STOP, "a"),

@@ -25,10 +25,6 @@ impl Ranks {
         Self { size, per_pod: per_pod.map_or(size, |per_pod| per_pod.clamp(1, size)) }
     }
 
-    pub(super) fn size(self) -> u32 {
-        self.size
-    }
-
     pub(super) fn per_pod(self) -> u32 {
         self.per_pod
     }

@@ -204,6 +204,10 @@ impl Attempt for Transfer {
         Some(self.leg(asked, Edits::new().set(KV, self.early.clone()?)))
     }
 
+    fn guesses(&self) -> bool {
+        self.early.is_some()
+    }
+
     fn named(&self) -> bool {
         self.early.is_some()
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::bootstrap::{Door, locate};
-use super::table::Space;
+use super::key::Space;
 use crate::engine::Engine;
 use crate::pool::BlockHold;
 use crate::transfer::line::{Line, PEER_SILENCE};

@@ -6,7 +6,9 @@
 //! an error; none falls back to computing by itself.
 
 pub(crate) mod bootstrap;
+mod ends;
 pub(crate) mod inbox;
+pub(crate) mod key;
 pub(crate) mod meet;
 mod mooncake;
 mod moriio;

@@ -8,9 +8,9 @@ use serde_json::Value;
 use tokio::time::{Duration, Instant, sleep, timeout_at};
 
 use super::inbox::{Letter, Parcel};
+use super::key::{Key, Space};
 use super::meet::numbered;
 use super::sink::Finished;
-use super::table::{Key, Space};
 use super::{Fate, Intent, Origin};
 use crate::config::Connector;
 use crate::engine::Engine;

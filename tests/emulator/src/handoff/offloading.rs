@@ -5,9 +5,9 @@ use std::io;
 
 use serde_json::Value;
 
+use super::key::{Key, Space};
 use super::meet::{Meeting, Place};
 use super::sink::{Offering, Told};
-use super::table::{Key, Space};
 use super::{Fate, Intent, Origin};
 use crate::config::Connector;
 use crate::engine::Engine;

@@ -12,6 +12,7 @@ use super::{Origin, nixl};
 use crate::config::KvLoadFailure;
 use crate::engine::Engine;
 use crate::error::ApiError;
+use crate::lease;
 use crate::params::{RemoteKv, asks};
 use crate::pool::BlockHold;
 
@@ -99,7 +100,7 @@ pub(super) fn keep(engine: &Arc<Engine>, finished: Finished, ttl: Duration) -> K
     let held = tokens.prompt + produced.saturating_sub(1);
     hold.truncate(engine.pool.blocks_for(held));
     let blocks = hold.ids().to_vec();
-    let lease = engine.lease_id(&request);
+    let lease = lease::name(&request);
     engine.leases.grant_for(&lease, hold, ttl);
     Kept {
         do_remote_prefill: false,

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::key::{Key, Space};
 use super::meet::{Meeting, Place};
-use super::table::{Key, Space};
 use super::{Fate, Intent, Origin};
 use crate::config::{Connector, Role};
 use crate::engine::Engine;

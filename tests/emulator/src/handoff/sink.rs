@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::key::Key;
 use super::meet::numbered;
 use super::moriio::{self, Address, Written};
 use super::push::Identity;
 use super::reuse::{self, Kept};
 use super::sglang;
-use super::table::Key;
 use crate::engine::Engine;
 use crate::error::ApiError;
+use crate::lease;
 use crate::params::{Handle, Tokens};
 use crate::pool::BlockHold;
 
@@ -126,7 +127,7 @@ impl Sink {
     ) -> Result<Option<HandedOut>, ApiError> {
         let handed_out = match self {
             Self::Free | Self::Room(_) => return Ok(None),
-            Self::Lease => HandedOut::Lease(lease(engine, finished)),
+            Self::Lease => HandedOut::Lease(grant(engine, finished)),
             Self::Offer(offering) => match offer(engine, offering, finished)? {
                 Some(identity) => HandedOut::Push(identity),
                 None => return Ok(None),
@@ -150,11 +151,11 @@ fn offer(engine: &Arc<Engine>, offering: Offering, finished: Finished) -> Result
     Ok(identity)
 }
 
-fn lease(engine: &Engine, finished: Finished) -> Handle {
+fn grant(engine: &Engine, finished: Finished) -> Handle {
     let Finished { request, mut hold, tokens, .. } = finished;
     hold.truncate(engine.pool.blocks_for(tokens.prompt));
     let blocks = hold.ids().to_vec();
-    let lease = engine.lease_id(&request);
+    let lease = lease::name(&request);
     engine.leases.grant(&lease, hold);
     Handle::new(&engine.id, &lease, (&engine.config().host, engine.ports.kv), blocks, tokens)
 }

@@ -8,60 +8,38 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep_until};
 
+use super::ends::{Delivery, Lent};
+use super::key::Key;
 use crate::pool::BlockHold;
 use crate::state::LeaseState;
 use crate::stats::Stats;
 
-/// Which kind of name a key is. A name of one kind never finds KV offered under another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Space {
-    /// A `bootstrap_room`.
-    Room,
-    /// A `transfer_id`.
-    Transfer,
-    /// A `kv_request_id`.
-    Request,
-    /// A `transfer_id` whose KV the prefill engine carries to the decode engine.
-    Notify,
-}
-
-/// The name two legs share.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Key {
-    pub(crate) space: Space,
-    /// The engine (and data-parallel rank) that computes; empty where the protocol does not name one.
-    pub(crate) engine: String,
-    pub(crate) id: String,
-}
-
 /// All offers of one engine.
 pub(crate) struct Meetings {
-    stats: Arc<Stats>,
+    pub(super) stats: Arc<Stats>,
     runtime: Handle,
     slots: Mutex<HashMap<Key, Slot>>,
 }
 
 /// One key that somebody offers, borrows or waits for.
 #[derive(Default)]
-struct Slot {
-    offer: Option<Offer>,
-    lent: bool,
-    withdrawn: bool,
+pub(super) struct Slot {
+    pub(super) offer: Option<Offer>,
+    pub(super) lent: bool,
+    pub(super) withdrawn: bool,
     waiting: u32,
-    bell: Arc<Notify>,
+    pub(super) bell: Arc<Notify>,
 }
 
-struct Offer {
-    hold: BlockHold,
+pub(super) struct Offer {
+    pub(super) hold: BlockHold,
     born: Instant,
-    deadline: Instant,
-    done: oneshot::Sender<()>,
+    pub(super) deadline: Instant,
+    pub(super) done: oneshot::Sender<()>,
 }
 
 impl Slot {
@@ -97,7 +75,7 @@ impl Meetings {
         slot.offer = Some(Offer { hold, born, deadline: born + keep, done });
         slot.bell.notify_waiters();
         self.runtime.spawn(expire(Arc::downgrade(self), key.clone(), born + keep));
-        Ok(Delivery { table: Arc::downgrade(self), key: Some(key), told })
+        Ok(Delivery::new(Arc::downgrade(self), key, told))
     }
 
     /// Waits for an offer under `key` and borrows it. Dropping the future stops waiting.
@@ -121,7 +99,7 @@ impl Meetings {
         let slot = slots.get_mut(key)?;
         let offer = slot.offer.take()?;
         slot.lent = true;
-        Some(Lent { table: Arc::clone(self), key: key.clone(), offer: Some(offer) })
+        Some(Lent::new(Arc::clone(self), key.clone(), offer))
     }
 
     /// Blocks on offer.
@@ -142,7 +120,7 @@ impl Meetings {
             .collect()
     }
 
-    fn withdraw(&self, key: &Key) {
+    pub(super) fn withdraw(&self, key: &Key) {
         self.settle(key, |slot| {
             slot.withdrawn = slot.lent;
             slot.offer = None;
@@ -159,7 +137,7 @@ impl Meetings {
         });
     }
 
-    fn settle(&self, key: &Key, change: impl FnOnce(&mut Slot)) {
+    pub(super) fn settle(&self, key: &Key, change: impl FnOnce(&mut Slot)) {
         let mut slots = self.slots();
         if let Some(slot) = slots.get_mut(key) {
             change(slot);
@@ -210,86 +188,9 @@ impl Drop for Waiting {
     }
 }
 
-/// The offering side's end of a meeting. Dropping it withdraws the offer.
-pub(crate) struct Delivery {
-    table: Weak<Meetings>,
-    key: Option<Key>,
-    told: oneshot::Receiver<()>,
-}
-
-impl Delivery {
-    /// Leaves the offer to its reader and its deadline.
-    pub(crate) fn detach(mut self) {
-        self.key = None;
-    }
-
-    /// Waits for the end of the offer; false when its time was up first.
-    pub(crate) async fn delivered(&mut self) -> bool {
-        (&mut self.told).await.is_ok()
-    }
-}
-
-impl Drop for Delivery {
-    fn drop(&mut self) {
-        if let (Some(key), Some(table)) = (&self.key, self.table.upgrade())
-            // An offer that ended by itself may have a successor of the same name, which is not ours.
-            && self.told.try_recv() == Err(oneshot::error::TryRecvError::Empty)
-        {
-            table.withdraw(key);
-        }
-    }
-}
-
-/// An offer in the hands of one reader.
-pub(crate) struct Lent {
-    table: Arc<Meetings>,
-    key: Key,
-    offer: Option<Offer>,
-}
-
-impl Lent {
-    /// The blocks.
-    pub(crate) fn hold(&self) -> &BlockHold {
-        &self.offer.as_ref().expect("an offer leaves only by value or drop").hold
-    }
-
-    /// The reader has everything it wanted (`read`), or wants nothing: the offer is over.
-    pub(crate) fn done(mut self, read: bool) {
-        let stats = &self.table.stats;
-        if read {
-            stats.releases_after_read.inc();
-        } else {
-            stats.releases_without_read.inc();
-        }
-        if let Some(Offer { hold, done, .. }) = self.offer.take() {
-            // Freed before the other leg hears of it: who sees its answer also sees the blocks free.
-            drop(hold);
-            let _ = done.send(());
-        }
-    }
-}
-
-impl Drop for Lent {
-    fn drop(&mut self) {
-        let offer = self.offer.take();
-        let stats = &self.table.stats;
-        self.table.settle(&self.key, |slot| {
-            slot.lent = false;
-            let Some(offer) = offer.filter(|_| !slot.withdrawn) else {
-                return;
-            };
-            if offer.deadline <= Instant::now() {
-                stats.expired.inc();
-                return;
-            }
-            slot.offer = Some(offer);
-            slot.bell.notify_waiters();
-        });
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::key::Space;
     use super::*;
     use crate::pool::BlockPool;
 

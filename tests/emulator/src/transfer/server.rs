@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use super::send::send_blocks;
 use super::wire::{Answer, Ask, What, receive, send};
 use crate::engine::Engine;
-use crate::handoff::table::{Key, Space};
+use crate::handoff::key::{Key, Space};
 
 /// Which port a reader came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

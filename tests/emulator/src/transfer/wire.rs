@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::handoff::table::Space;
+use crate::handoff::key::Space;
 
 /// Longest message in bytes: a read of two million block ids, far above any prompt that fits a pool.
 const MAX_MESSAGE: usize = 16 * 1024 * 1024;

@@ -1,0 +1,123 @@
+//! Ranks share a process, not their engines' fate; and all of them end together.
+
+use crate::common::{APIS, Ask, LONG_GRACE, Opened, PATIENCE, eventually};
+use crate::pod::{Pod, RANKS};
+use kvferry_emulator::{Faults, Speeds};
+
+fn is_whole(text: &str) -> bool {
+    text.ends_with("data: [DONE]\n\n")
+}
+
+/// A stream under way on a rank, disaggregated.
+async fn stream(pod: &Pod, rank: u16, tokens: usize) -> Opened {
+    let body = APIS[0].value("go on", tokens, true).to_string();
+    let mut stream = pod.ask(APIS[0].path, body).open(pod.rank(rank)).await.unwrap();
+    stream.until("data: ").await;
+    stream
+}
+
+#[tokio::test]
+async fn a_rank_whose_engine_is_gone_fails_alone_and_comes_back_with_it() {
+    const DEAD: u16 = 1;
+    let mut pod = Pod::start(&[LONG_GRACE]).await;
+    let ask = |pod: &Pod, rank: u16| {
+        let plain = Ask::post(APIS[0].path, APIS[0].body(false));
+        [plain, pod.ask(APIS[0].path, APIS[0].body(true))].map(|ask| ask.send(pod.rank(rank)))
+    };
+    for rank in 0..RANKS {
+        pod.engines.of(rank).set_speeds(Speeds { itl_ms: 5, ..Speeds::default() });
+    }
+    let mut streams = Vec::new();
+    for rank in 0..RANKS {
+        streams.push(stream(&pod, rank, 100).await);
+    }
+    pod.engines.stop(DEAD);
+    for (stream, rank) in streams.iter_mut().zip(0..) {
+        let (_, complete) = stream.end().await;
+        assert_eq!(complete, rank != DEAD, "rank {rank}");
+    }
+    for rank in 0..RANKS {
+        for answer in ask(&pod, rank) {
+            let answer = answer.await;
+            if rank == DEAD {
+                answer.is_error(503, "decode_unreachable", "The decode node is not ready");
+            } else {
+                answer.ok();
+            }
+        }
+    }
+    // By the header too: who chose the rank is told, and nobody else is asked instead.
+    let chosen =
+        pod.ask(APIS[0].path, APIS[0].body(false)).header("x-data-parallel-host-port", &pod.named(DEAD));
+    chosen.send(pod.rank(0)).await.is_error(503, "decode_unreachable", "The decode node is not ready");
+
+    pod.engines.start_again(DEAD).await;
+    for rank in 0..RANKS {
+        for answer in ask(&pod, rank) {
+            answer.await.ok();
+        }
+    }
+    // What prefill had handed out for the dead engine has nobody left to give it back through.
+    let counts = pod.sidecar.ledger();
+    assert_eq!(counts.outstanding(), 0, "{counts:?}");
+    pod.prefill.restart();
+    pod.end().await;
+}
+
+#[tokio::test]
+async fn a_rank_whose_engine_hangs_delays_no_other() {
+    let pod = Pod::start(&["--workers=1"]).await;
+    pod.engines.of(0).set_faults(Faults { hang: true, ..Faults::default() });
+    let hanging: Vec<_> = (0..20)
+        .map(|_| tokio::spawn(Ask::post(APIS[0].path, APIS[0].body(false)).try_send(pod.rank(0))))
+        .collect();
+    eventually("all of them hang", || pod.engines.of(0).requests().len() == hanging.len()).await;
+    for rank in 1..RANKS {
+        pod.ask(APIS[0].path, APIS[0].body(true)).send(pod.rank(rank)).await.ok();
+    }
+    for hanging in hanging {
+        assert!(!hanging.is_finished());
+        hanging.abort();
+    }
+    pod.end().await;
+}
+
+#[tokio::test]
+async fn a_stop_closes_every_port_and_lets_the_streams_of_every_rank_end() {
+    let mut pod = Pod::start(&[]).await;
+    let mut streams = Vec::new();
+    for rank in 0..RANKS {
+        pod.engines.of(rank).set_speeds(Speeds { itl_ms: 5, ..Speeds::default() });
+        streams.push(stream(&pod, rank, 200).await);
+    }
+    let ports: Vec<_> = (0..RANKS).map(|rank| pod.rank(rank)).collect();
+    let watch = async {
+        for port in ports {
+            eventually("the port is closed", || std::net::TcpStream::connect(port).is_err()).await;
+        }
+        for stream in streams {
+            assert!(is_whole(&stream.whole().await.unwrap().text()));
+        }
+    };
+    let (counts, ()) = tokio::join!(pod.sidecar.stop(PATIENCE), watch);
+    assert_eq!(counts.consumed, u64::from(RANKS));
+    eventually("every engine is empty", || pod.prefill.state().idle() && pod.engines.idle()).await;
+}
+
+#[tokio::test]
+async fn a_stop_without_patience_gives_back_the_kv_of_every_rank() {
+    let mut pod = Pod::start(&[]).await;
+    let mut waiting = Vec::new();
+    for rank in 0..RANKS {
+        pod.engines.of(rank).set_faults(Faults { hang: true, times: Some(1), ..Faults::default() });
+        waiting.push(tokio::spawn(pod.ask(APIS[0].path, APIS[0].body(false)).try_send(pod.rank(rank))));
+        eventually("decode hangs", || pod.engines.of(rank).faults() == Faults::default()).await;
+    }
+    let counts = pod.sidecar.stop(std::time::Duration::from_millis(100)).await;
+    assert_eq!(counts.released, u64::from(RANKS));
+    for waiting in waiting {
+        assert!(waiting.await.unwrap().is_err());
+    }
+    eventually("every engine is empty", || pod.prefill.state().idle() && pod.engines.idle()).await;
+    assert_eq!(pod.prefill.state().totals.releases_without_read, u64::from(RANKS));
+}
