@@ -19,6 +19,8 @@ pub struct Cli {
 pub enum Command {
     /// Load through the sidecar, beside direct access, a bare forwarder and other proxies, all in one run.
     Proxy(ProxyArgs),
+    /// CPU cost of each connector beside nixlv2 serial, and of metrics and traces beside none.
+    Connectors(ConnectorsArgs),
     /// CPU cost of three HTTP clients, one of which the sidecar uses towards the engines.
     Client(ClientArgs),
     /// The yardstick of the proxy bench: one bare loopback HTTP hop.
@@ -56,6 +58,29 @@ pub struct ProxyArgs {
     #[arg(long)]
     pub quick: bool,
     /// Only cells whose name contains this text.
+    #[arg(long)]
+    pub only: Option<String>,
+}
+
+/// What the connector bench needs.
+#[derive(Debug, Clone, Args)]
+pub struct ConnectorsArgs {
+    /// The kvferry-sidecar binary.
+    #[arg(long, default_value = "target/release/kvferry-sidecar")]
+    pub sidecar: PathBuf,
+    /// The kvferry-emulator binary; run with zero think time as prefill and as decode engine.
+    #[arg(long, default_value = "target/release/kvferry-emulator")]
+    pub emulator: PathBuf,
+    /// One more argument for every sidecar, such as `--sidecar-arg=--workers=1`; repeatable.
+    #[arg(long = "sidecar-arg", allow_hyphen_values = true)]
+    pub sidecar_args: Vec<String>,
+    /// Folder for connectors.json and connectors.svg.
+    #[arg(long, default_value = "target/bench")]
+    pub out: PathBuf,
+    /// Fewer rounds: about a minute, and noisier.
+    #[arg(long)]
+    pub quick: bool,
+    /// Only sides whose name contains this text.
     #[arg(long)]
     pub only: Option<String>,
 }

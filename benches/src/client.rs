@@ -40,7 +40,7 @@ const PATH: &str = "/v1/chat/completions";
 /// How often each client is measured, in turns.
 const ROUNDS: u32 = 5;
 
-/// Body sizes with their names and the requests of a round: enough for half a second of CPU time, read in steps of 10 ms.
+/// Body sizes with their names and the requests of a round: enough for half a second of CPU time.
 const SIZES: [(usize, &str, usize); 2] = [(1024, "1kb", 16_000), (220 * 1024, "220kb", 4_000)];
 
 /// By how much a quick run shortens a round.

@@ -5,11 +5,13 @@
 
 pub mod cli;
 pub mod client;
+pub mod connectors;
 pub mod forwarder;
 pub mod load;
 pub mod num;
 pub mod procfs;
 pub mod proxy;
+pub(crate) mod svg;
 
 /// What went wrong, in words that say what to do; the bench has nobody who would match on variants.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use kvferry_bench::cli::{Cli, Command};
-use kvferry_bench::{Result, client, forwarder, proxy};
+use kvferry_bench::{Result, client, connectors, forwarder, proxy};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -25,6 +25,7 @@ fn run(cli: Cli) -> Result<()> {
         let work = async {
             match cli.command {
                 Command::Proxy(arguments) => proxy::run(&arguments).await,
+                Command::Connectors(arguments) => connectors::run(&arguments).await,
                 Command::Client(arguments) => client::run(&arguments).await,
                 Command::Forwarder(arguments) => forwarder::run(&arguments).await,
             }

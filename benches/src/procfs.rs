@@ -1,15 +1,14 @@
-//! What a process costs, read from /proc: CPU time and memory of proxies that the bench does not instrument, so that
-//! every side is measured by the same yardstick, the kernel's.
+//! What a process costs, asked of the kernel: CPU time and memory of proxies that the bench does not instrument, so that
+//! every side is measured by the same yardstick.
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
+
+use nix::time::{clock_getcpuclockid, clock_gettime};
+use nix::unistd::Pid;
 
 use crate::Result;
-use crate::num::float;
-
-/// Clock ticks a second of the times in /proc/PID/stat. The kernel's user-visible tick is 100 Hz on every
-/// architecture this runs on, whatever its own timer frequency.
-const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Resident memory of a process.
 #[derive(Debug, Clone, Copy, serde::Serialize)]
@@ -20,24 +19,15 @@ pub struct Memory {
     pub peak_kib: u64,
 }
 
-/// User and system time of all threads of a process, seconds, in steps of 10 ms.
+/// User and system time of all threads of a process, seconds. From the process's own CPU clock: the same sum as in
+/// /proc/PID/stat, but not in steps of 10 ms, which short windows would drown in.
 ///
 /// # Errors
 /// When the process is gone.
 pub fn cpu_seconds(pid: u32) -> Result<f64> {
-    let path = format!("/proc/{pid}/stat");
-    let text =
-        fs::read_to_string(&path).map_err(|error| format!("{path}: {error} (did the process end?)"))?;
-    parse_cpu(&text).ok_or_else(|| format!("{path}: not in the form the kernel documents").into())
-}
-
-/// Fields 14 and 15, counted after the last `)`: a process name may hold spaces and brackets.
-fn parse_cpu(stat: &str) -> Option<f64> {
-    let (_, rest) = stat.rsplit_once(')')?;
-    let mut fields = rest.split_ascii_whitespace().skip(11);
-    let user: u64 = fields.next()?.parse().ok()?;
-    let system: u64 = fields.next()?.parse().ok()?;
-    Some(float(user + system) / TICKS_PER_SECOND)
+    let gone = |error| format!("CPU time of process {pid}: {error} (did it end?)");
+    let clock = clock_getcpuclockid(Pid::from_raw(i32::try_from(pid)?)).map_err(gone)?;
+    Ok(Duration::from(clock_gettime(clock).map_err(gone)?).as_secs_f64())
 }
 
 /// Resident memory of a process.
@@ -134,20 +124,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cpu_time_survives_a_process_name_with_brackets_and_spaces() {
-        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194304 100 0 0 0 250 50 0 0 20 0 3 0 100 1 2";
-        assert_eq!(parse_cpu(stat), Some(3.0));
-    }
-
-    #[test]
     fn memory_reads_both_fields() {
         let memory = parse_memory("Name:\tx\nVmHWM:\t  200 kB\nVmRSS:\t  100 kB\n").unwrap();
         assert_eq!((memory.rss_kib, memory.peak_kib), (100, 200));
     }
 
     #[test]
-    fn own_cpu_and_memory_can_be_read() {
-        assert!(cpu_seconds(std::process::id()).unwrap() >= 0.0);
+    fn own_cpu_time_grows_with_work_and_own_memory_can_be_read() {
+        let before = cpu_seconds(std::process::id()).unwrap();
+        let sum = (0..1_000_000_u64).fold(0, |sum, n| std::hint::black_box(sum ^ n));
+        assert!(cpu_seconds(std::process::id()).unwrap() > before, "{sum}");
         assert!(memory(std::process::id()).unwrap().rss_kib > 0);
     }
 

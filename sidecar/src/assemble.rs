@@ -150,6 +150,7 @@ fn connector_options(options: &Options, metrics: &Metrics) -> connector::Options
         ranks: options.ports.data_parallel_size.get(),
         pod_ip: options.environment.pod_ip.clone(),
         push: options.nixl.nixl_push_mode,
+        first_token_forwarding: options.shortcuts.first_token_forwarding,
         bidirectional: options.nixl.bidirectional_kv.then(|| bidirectional(options)),
         moriio: moriio(options),
         metrics: metrics.clone(),

@@ -10,6 +10,7 @@ mod downstream;
 mod error;
 mod exchange;
 mod failover;
+mod first_token;
 mod inflight;
 pub mod logging;
 pub mod operator;

@@ -44,6 +44,8 @@ pub struct Record {
     busy: Option<Busy>,
     tokens: Option<Tokens>,
     first_byte: Option<Instant>,
+    /// The first token was prefill's.
+    first_token_ahead: bool,
     /// Body bytes from the client.
     bytes_in: usize,
     bytes_out: usize,
@@ -144,6 +146,7 @@ impl Record {
             busy: None,
             tokens: None,
             first_byte: None,
+            first_token_ahead: false,
             bytes_in: 0,
             bytes_out: 0,
             cached_tokens: None,
@@ -253,6 +256,20 @@ impl Record {
         self.present.move_to(Place::Decode);
     }
 
+    /// The decode leg was cut into chunks of this many tokens; how many chunks, and tokens in them all.
+    pub fn decode_chunked(&mut self, size: u64, chunks: u64, tokens: u64) {
+        let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let took = self.decode_sent.map(|sent| sent.elapsed());
+        if let Some(leg) = &mut self.decode {
+            leg.span.set(attributes::CHUNKED_CHUNK_SIZE, count(size));
+            leg.span.set(attributes::CHUNKED_CHUNKS, count(chunks));
+            leg.span.set(attributes::CHUNKED_TOTAL_TOKENS, count(tokens));
+            if let Some(took) = took {
+                leg.span.set(attributes::CHUNKED_DURATION_MS, ms(took));
+            }
+        }
+    }
+
     /// The decode leg is given up, and says nothing about decode.
     pub fn decode_cancelled(&mut self) {
         if let Some(leg) = self.decode.take() {
@@ -282,17 +299,25 @@ impl Record {
         }
     }
 
+    /// Body bytes go to the client that do not come from decode: they say nothing about the handover.
+    pub fn sent_ahead(&mut self, bytes: usize) {
+        self.first_token_ahead = true;
+        let answered = self.prefill_answered.take();
+        self.sent(bytes);
+        self.prefill_answered = answered;
+    }
+
     /// Body bytes go to the client.
     pub fn sent(&mut self, bytes: usize) {
         if bytes == 0 {
             return;
         }
         let now = Instant::now();
-        if self.first_byte.is_none() {
-            self.first_byte = Some(now);
-            if let (Some(answered), Some(_)) = (self.prefill_answered, &self.decode) {
-                self.metrics.handover(now - answered);
-            }
+        self.first_byte.get_or_insert(now);
+        if self.decode.is_some()
+            && let Some(answered) = self.prefill_answered.take()
+        {
+            self.metrics.handover(now - answered);
         }
         if let Some(tokens) = &mut self.tokens {
             tokens.passed(&self.metrics, now);
@@ -345,6 +370,7 @@ impl Drop for Record {
             bytes_in = self.bytes_in,
             bytes_out = self.bytes_out,
             cached_tokens = self.cached_tokens,
+            first_token_ahead = self.first_token_ahead.then_some(true),
             "request"
         );
     }

@@ -16,17 +16,15 @@ const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 /// The response for an error of ours.
 pub fn error(error: &Error) -> Response<AnswerBody> {
     let status = error.status();
-    let message = serde_json::Value::from(error.to_string());
-    // Spelled out for its order, which people have come to read.
-    let body = format!(
-        r#"{{"object":"error","message":{message},"type":"{}","param":"","code":{}}}"#,
-        kind(status),
-        status.as_u16()
-    );
+    let (content_type, body) = match error {
+        // The one that is plain text, by which scripts know it (spec/sidecar.md 2.3).
+        Error::TargetDenied { .. } => ("text/plain; charset=utf-8", error.to_string()),
+        _ => ("application/json", json(error, status)),
+    };
     let mut response = Response::new(AnswerBody::full(body.into()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(ERROR_HEADER, HeaderValue::from_static(error.code()));
     let retry = if error.may_retry() { "true" } else { "false" };
     headers.insert(SHOULD_RETRY, HeaderValue::from_static(retry));
@@ -41,6 +39,16 @@ pub fn error(error: &Error) -> Response<AnswerBody> {
 pub fn error_object(error: &Error) -> String {
     let (status, message) = (error.status(), serde_json::Value::from(error.to_string()));
     format!(r#"{{"message":{message},"type":"{}","param":null,"code":{}}}"#, kind(status), status.as_u16())
+}
+
+/// The body as vLLM writes it. Spelled out for its order, which people have come to read.
+fn json(error: &Error, status: StatusCode) -> String {
+    let message = serde_json::Value::from(error.to_string());
+    format!(
+        r#"{{"object":"error","message":{message},"type":"{}","param":"","code":{}}}"#,
+        kind(status),
+        status.as_u16()
+    )
 }
 
 /// `GET /health`: static, says nothing about the decode engine (spec/sidecar.md 7).

@@ -103,7 +103,11 @@ async fn handoff(prefill: SocketAddr) -> Result<String> {
     }
 }
 
-async fn emulator(
+/// An engine with zero think time. It is ended with `processes`.
+///
+/// # Errors
+/// When it cannot be started.
+pub(crate) async fn emulator(
     role: &str,
     program: &Path,
     port: u16,

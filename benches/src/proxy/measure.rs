@@ -67,13 +67,14 @@ pub struct MemorySample {
 
 /// CPU times at both ends of a window.
 #[derive(Debug, Default)]
-struct Window {
+pub(crate) struct Window {
     ends: [Option<(Instant, Option<f64>, f64)>; 2],
     failed: Option<Error>,
 }
 
 impl Window {
-    fn probe(&mut self, phase: Phase, pid: Option<u32>) {
+    /// Reads them, at either end.
+    pub(crate) fn probe(&mut self, phase: Phase, pid: Option<u32>) {
         let read =
             || Ok((pid.map(procfs::cpu_seconds).transpose()?, procfs::cpu_seconds(std::process::id())?));
         match read() {
@@ -85,7 +86,10 @@ impl Window {
     }
 
     /// Seconds between the ends: elapsed, CPU of the proxy, CPU of this process.
-    fn lengths(self) -> Result<(f64, Option<f64>, f64)> {
+    ///
+    /// # Errors
+    /// When a process was gone, or the window has not both ends.
+    pub(crate) fn lengths(self) -> Result<(f64, Option<f64>, f64)> {
         if let Some(error) = self.failed {
             return Err(error);
         }

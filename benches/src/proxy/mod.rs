@@ -5,15 +5,15 @@
 
 mod axis;
 mod figures;
-mod fleet;
-mod measure;
+pub(crate) mod fleet;
+pub(crate) mod measure;
 mod plan;
 mod plot;
 pub mod process;
 pub mod ratios;
 mod report;
 mod sides;
-mod stamp;
+pub(crate) mod stamp;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -151,7 +151,7 @@ fn cell_figures(fleet: &Fleet, cell: &Cell, samples: &[Sample]) -> Vec<Figures> 
 }
 
 /// A warning when others use the machine: medians of alternating rounds bear some noise, tails do not.
-fn busy(machine: &Machine) -> Option<String> {
+pub(crate) fn busy(machine: &Machine) -> Option<String> {
     let load = machine.load_average;
     (load > QUIET_LOAD).then(|| {
         format!("load average {load} before the run: others disturb it; latencies, above all p99, say little")
@@ -197,7 +197,8 @@ fn versions(arguments: &ProxyArgs) -> BTreeMap<&'static str, String> {
     versions
 }
 
-fn write(path: &Path, text: &str) -> Result<()> {
+/// Writes a file and says so.
+pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))?;
     println!("wrote {}", path.display());
     Ok(())

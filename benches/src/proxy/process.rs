@@ -39,9 +39,25 @@ impl Process {
     /// # Errors
     /// When it cannot be started.
     pub fn start(name: &str, program: &Path, arguments: &[String], piped: bool, logs: &Path) -> Result<Self> {
+        Self::start_in(&[], name, program, arguments, piped, logs)
+    }
+
+    /// The same, with more variables in its environment.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_in(
+        environment: &[(&str, String)],
+        name: &str,
+        program: &Path,
+        arguments: &[String],
+        piped: bool,
+        logs: &Path,
+    ) -> Result<Self> {
         let log = logs.join(format!("{name}.err"));
         let child = Command::new(program)
             .args(arguments)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(if piped { Stdio::piped() } else { Stdio::null() })
             .stderr(File::create(&log)?)

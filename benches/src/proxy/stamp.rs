@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const SECONDS_A_DAY: u64 = 86_400;
 
 /// The time now, as `2026-11-21T11:02:00Z`.
-pub(super) fn now() -> String {
+pub(crate) fn now() -> String {
     iso(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
 }
 

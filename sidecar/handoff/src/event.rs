@@ -58,6 +58,9 @@ pub enum Event {
     PrefillFailed(Again),
     /// Answers [`Command::AskLocal`].
     LocalGranted(bool),
+    /// What prefill returned was enough to begin the client's answer. It is decode's all the same: it goes on with
+    /// [`Command::AnswerDecode`], or is broken off. Only directly behind the command to send decode.
+    AnswerBegun,
     /// The decode engine began a successful answer.
     DecodeStarted,
     /// The decode engine answered with an error of its own, which goes to the client as it is.
@@ -104,7 +107,8 @@ pub enum Command {
     CancelDecode,
     /// Answer with the prefill engine's own response.
     AnswerPrefill,
-    /// Begin the answer with the decode engine's response, and pass on what comes.
+    /// Begin the answer with the decode engine's response, or go on with it behind [`Event::AnswerBegun`], and pass on
+    /// what comes.
     AnswerDecode,
     /// Answer with an error.
     AnswerError(Cause),

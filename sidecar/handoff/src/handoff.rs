@@ -292,6 +292,9 @@ impl Handoff {
     /// Everything depends on the decode leg.
     fn in_decode(&mut self, state: State, event: Event, now: Time) -> Commands {
         match (state, event) {
+            (State::Decoding { kv, alive, .. }, Event::AnswerBegun) => {
+                self.stay(State::Decoding { kv, answering: true, alive })
+            }
             (State::Decoding { kv, .. }, Event::DecodeStarted) => {
                 self.state = State::Decoding { kv, answering: true, alive: now };
                 Command::AnswerDecode.into()
@@ -304,8 +307,12 @@ impl Handoff {
             (State::Decoding { kv, answering: true, .. }, Event::DecodeEnded) => {
                 self.release_after(kv, now, Commands::default())
             }
-            (State::Decoding { kv, .. }, Event::DecodeRefused) => {
+            // A client that has the beginning of an answer cannot be told of another status any more.
+            (State::Decoding { kv, answering: false, .. }, Event::DecodeRefused) => {
                 self.release_after(kv, now, Command::AnswerDecode.into())
+            }
+            (State::Decoding { kv, answering: true, .. }, Event::DecodeRefused) => {
+                self.release_after(kv, now, Command::BreakAnswer(Cause::Failed(Leg::Decode)).into())
             }
             (State::Decoding { kv, answering, .. }, Event::DecodeFailed | Event::DecodeEnded) => {
                 self.release_after(kv, now, end_answer(answering, Cause::Failed(Leg::Decode)).into())

@@ -28,6 +28,7 @@ use kvferry_metrics::Metrics;
 use kvferry_splice::{Chunks, Malformed};
 
 use crate::exchange;
+use crate::first_token::{self, FirstToken};
 use crate::request::{Asked, stateful};
 
 pub use bidirectional::BidirectionalOptions;
@@ -193,6 +194,11 @@ pub trait Attempt: std::fmt::Debug + Send + Sync {
     /// The decode leg after prefill.
     fn decode(&self, asked: &Asked) -> Outgoing;
 
+    /// The answer's first token, if what prefill answered is exactly that. It then goes to the client at once.
+    fn first_token(&self) -> Option<FirstToken> {
+        None
+    }
+
     /// Who wants to see the decode answer on its way to the client.
     fn observer(&self, _asked: &Asked) -> Option<Box<dyn Observer>> {
         None
@@ -234,6 +240,8 @@ pub struct Options {
     pub pod_ip: Option<String>,
     /// `--nixl-push-mode`
     pub push: bool,
+    /// `--first-token-forwarding`
+    pub first_token_forwarding: bool,
     /// KV that goes back from decode to prefill; `None`: it does not.
     pub bidirectional: Option<BidirectionalOptions>,
     /// MoRI-IO's flags.
@@ -254,6 +262,7 @@ impl Default for Options {
             ranks: 1,
             pod_ip: None,
             push: false,
+            first_token_forwarding: false,
             bidirectional: None,
             moriio: MoriIoOptions::default(),
             metrics: Metrics::new(&[], &[]),
@@ -289,6 +298,7 @@ pub fn watch(connector: &dyn Connector) -> &'static [&'static str] {
     let mut names: Vec<&'static str> = limits::WATCH.to_vec();
     names.extend(stateful::WATCH);
     names.extend(exchange::ENCODE_WATCH);
+    names.push(first_token::RETURN_TOKEN_IDS);
     names.extend(connector.watch());
     names.sort_unstable();
     names.dedup();

@@ -3,8 +3,8 @@
 //! Prefill computes one token and keeps its KV for a remote decode; its `kv_transfer_params` go verbatim into the decode
 //! leg, whose engine pulls the KV. Only prefill's answer names the KV, so a cancelled prefill is given a moment.
 //!
-//! Two things can be added to it: KV of a chat's turn before, which prefill reads back ([`bidirectional`]), and the header
-//! that picks a data-parallel rank. Where prefill writes instead ([`moriio`], [`push`]), the variant is a connector of its
+//! Three things can be added to it: KV of a chat's turn before, which prefill reads back ([`bidirectional`]), the header
+//! that picks a data-parallel rank, and the first token sent ahead of decode ([`crate::first_token`]). Where prefill writes instead ([`moriio`], [`push`]), the variant is a connector of its
 //! own.
 
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use super::{
     Accepted, Attempt, Connector, Observer, Options, Outgoing, PrefillLimits, ReleaseRequest, Unusable, push,
     release,
 };
+use crate::first_token::{FirstToken, Plan, RETURN_TOKEN_IDS};
 use crate::request::Asked;
 use crate::request::route::Api;
 
@@ -43,6 +44,7 @@ pub fn connector(options: &Options) -> Arc<dyn Connector> {
         tier: options.p2p_pull.then(|| Tier::new(options)),
         ranks: Ranks::new(options.moriio.dp_size, options.moriio.dp_size_local),
         memory,
+        forwards: options.first_token_forwarding,
     })
 }
 
@@ -54,6 +56,8 @@ struct NixlV2 {
     ranks: Ranks,
     /// Decode engines offer KV of the turn before.
     memory: Option<Arc<Memory>>,
+    /// First tokens go to the client at once where that is exact.
+    forwards: bool,
 }
 
 impl Connector for NixlV2 {
@@ -75,7 +79,8 @@ impl Connector for NixlV2 {
         let begun = self.memory.as_ref().and_then(|memory| Some((Arc::clone(memory), memory.begin(asked)?)));
         let offered = begun.as_ref().and_then(|(_, begun)| begun.params.clone());
         let keep = extend(offered.unwrap_or(Bytes::from_static(KEEP_FOR_REMOTE)), source.as_ref());
-        Ok(Box::new(Pull { limits: self.limits, ranks: self.ranks, keep, begun, kv: None }))
+        let plan = self.forwards.then(|| Plan::of(asked)).flatten();
+        Ok(Box::new(Pull { limits: self.limits, ranks: self.ranks, keep, begun, plan, kv: None, first: None }))
     }
 
     fn alone(&self, asked: &Asked) -> Option<Outgoing> {
@@ -92,19 +97,27 @@ struct Pull {
     keep: Bytes,
     /// A turn of a chat, and where its offer is kept.
     begun: Option<(Arc<Memory>, Begun)>,
+    /// The first token may be forwarded.
+    plan: Option<Plan>,
     /// What prefill returned.
     kv: Option<Bytes>,
+    first: Option<FirstToken>,
 }
 
 impl Attempt for Pull {
     fn prefill(&self, asked: &Asked) -> Outgoing {
-        let mut leg = asked.edit(self.limits.apply(Edits::new().set(KV, self.keep.clone()), asked));
+        let mut edits = Edits::new().set(KV, self.keep.clone());
+        if self.plan.is_some_and(|plan| plan.needs_token_ids()) {
+            edits = edits.set(RETURN_TOKEN_IDS, "true");
+        }
+        let mut leg = asked.edit(self.limits.apply(edits, asked));
         self.ranks.address(&mut leg, self.ranks.hashed(asked.id.as_bytes()));
         leg
     }
 
     fn accept(&mut self, asked: &Asked, answer: &Bytes) -> Result<Accepted, Malformed> {
         self.kv = returned_kv(answer)?;
+        self.first = self.plan.and_then(|plan| FirstToken::read(plan, asked, answer));
         Ok(Accepted {
             kv: self.kv.is_some(),
             cached_tokens: Some(cached_tokens(asked.api, answer)),
@@ -115,6 +128,10 @@ impl Attempt for Pull {
     fn decode(&self, asked: &Asked) -> Outgoing {
         let kv = self.kv.clone().unwrap_or(Bytes::from_static(b"null"));
         asked.edit(Edits::new().set(KV, kv))
+    }
+
+    fn first_token(&self) -> Option<FirstToken> {
+        self.first.clone()
     }
 
     fn observer(&self, asked: &Asked) -> Option<Box<dyn Observer>> {

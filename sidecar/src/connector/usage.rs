@@ -6,7 +6,7 @@
 use std::sync::LazyLock;
 
 use bytes::Bytes;
-use kvferry_splice::{Finder, Missing, set_path};
+use kvferry_splice::{Finder, Missing, get_path, set_path};
 
 use crate::request::route::Api;
 
@@ -15,6 +15,7 @@ use crate::request::route::Api;
 pub struct UsageEdit {
     api: Api,
     cached_tokens: u64,
+    resumed: bool,
 }
 
 impl UsageEdit {
@@ -26,12 +27,19 @@ impl UsageEdit {
 
     /// `None` where the API's usage has no such number to set (Anthropic messages, SGLang).
     pub fn new(api: Api, cached_tokens: u64) -> Option<Self> {
-        (!matches!(api, Api::Messages | Api::SglangGenerate)).then_some(Self { api, cached_tokens })
+        (!matches!(api, Api::Messages | Api::SglangGenerate)).then_some(Self { api, cached_tokens, resumed: false })
+    }
+
+    /// For an answer that goes on behind its first token: its engine counts that one with the prompt.
+    pub fn resumed(self) -> Self {
+        Self { resumed: true, ..self }
     }
 
     /// The edited JSON, or `None` if there is nothing to edit.
     pub fn apply(self, json: &[u8]) -> Option<Bytes> {
         let number = self.cached_tokens.to_string();
+        let moved = self.resumed.then(|| one_token_moved(json)).flatten();
+        let json = moved.as_deref().unwrap_or(json);
         match self.api {
             Api::ChatCompletions | Api::Completions | Api::VllmGenerate => {
                 set_path(json, &["usage", "prompt_tokens_details", "cached_tokens"], &number, Missing::Create)
@@ -46,6 +54,19 @@ impl UsageEdit {
             Api::Messages | Api::SglangGenerate => None,
         }
     }
+}
+
+/// The usage with one token of the prompt counted as the answer's.
+fn one_token_moved(json: &[u8]) -> Option<Bytes> {
+    const PROMPT: [&str; 2] = ["usage", "prompt_tokens"];
+    const COMPLETION: [&str; 2] = ["usage", "completion_tokens"];
+    let json = Bytes::copy_from_slice(json);
+    let number = |path: &[&str]| -> Option<u64> {
+        std::str::from_utf8(&get_path(&json, path)?).ok()?.parse().ok()
+    };
+    let (prompt, completion) = (number(&PROMPT)?.checked_sub(1)?, number(&COMPLETION)? + 1);
+    let json = set_path(&json, &PROMPT, &prompt.to_string(), Missing::Leave)?;
+    set_path(&json, &COMPLETION, &completion.to_string(), Missing::Leave)
 }
 
 #[cfg(test)]
@@ -91,5 +112,17 @@ mod tests {
         ] {
             assert_eq!(edit(api, json).as_deref(), expected, "{json}");
         }
+    }
+
+    #[test]
+    fn the_token_that_an_answer_goes_on_from_is_the_answers() {
+        let edit = UsageEdit::new(Api::Completions, 2).unwrap().resumed();
+        let apply = |json: &str| edit.apply(json.as_bytes()).map(|json| String::from_utf8(json.to_vec()).unwrap());
+        assert_eq!(
+            apply(r#"{"usage":{"prompt_tokens":65,"total_tokens":72,"completion_tokens":7,"prompt_tokens_details":{"cached_tokens":64}}}"#)
+                .as_deref(),
+            Some(r#"{"usage":{"prompt_tokens":64,"total_tokens":72,"completion_tokens":8,"prompt_tokens_details":{"cached_tokens":2}}}"#)
+        );
+        assert_eq!(apply(r#"{"usage":null}"#), None);
     }
 }

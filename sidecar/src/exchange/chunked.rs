@@ -79,7 +79,7 @@ impl Start {
             // Whatever it is, it is the engine's own answer.
             return DecodeEnd::Whole(without_length(whole.head), WholeBody::new(whole.plain, whole.trailers));
         };
-        if chunk.was_cut() && !chunk.is_text() {
+        if chunk.was_cut() && (chunk.is_empty() || !chunk.is_only_text()) {
             let Engine { upstream, request, headers } = chunks;
             let leg = Outgoing { body: plan.in_one_piece(), headers };
             return decode(upstream, request, leg, usage).await;
@@ -155,7 +155,7 @@ pub(super) struct Growing {
 /// Why it does not grow any further.
 pub(super) enum Stopped {
     /// The engine's own error.
-    Refused(Box<response::Parts>, WholeBody),
+    Refused(Box<(response::Parts, WholeBody)>),
     /// One of ours.
     Failed(Error),
 }
@@ -172,15 +172,21 @@ impl Growing {
 
     /// Adds one chunk; returns what it adds to the text.
     async fn grow(&mut self) -> Result<String, Stopped> {
+        if self.grown.text().len() > MAX_WHOLE_ANSWER {
+            return Err(self.wrong(&format!("its answer is larger than {MAX_WHOLE_ANSWER} bytes")));
+        }
         let limit = self.plan.limit(self.grown.left(self.plan.budget));
-        // A limit that does not fit into what is left of the context is refused, not shortened: then the engine chooses.
+        // A limit that does not fit into what is left of the context is refused, not shortened: then the engine fills it.
         for asked_for in [Some(limit), None] {
             let body = self.body(asked_for)?;
             let sent = match self.engine.ask(body).await.map_err(Stopped::Failed)? {
                 Asked::Answered(whole) => {
-                    let chunk = Chunk::read(&whole.plain).filter(|chunk| !chunk.was_cut() || chunk.is_text());
                     let chunk =
-                        chunk.ok_or_else(|| self.wrong("it answered a chunk with no text to go on from"))?;
+                        Chunk::read(&whole.plain).filter(|chunk| !chunk.was_cut() || chunk.is_only_text());
+                    let chunk = chunk.ok_or_else(|| self.wrong("it continued a text with what is none"))?;
+                    if asked_for.is_none() {
+                        self.grown.close();
+                    }
                     return Ok(self.grown.take(chunk, limit).to_owned());
                 }
                 Asked::Refused(sent) => sent,
@@ -190,7 +196,7 @@ impl Growing {
                 && memchr::memmem::find(&whole.plain, NO_ROOM).is_some();
             if !no_room {
                 let body = WholeBody::new(whole.plain, whole.trailers);
-                return Err(Stopped::Refused(Box::new(whole.head), body));
+                return Err(Stopped::Refused(Box::new((whole.head, body))));
             }
         }
         // Not even one token fits: this is where any answer ends.
@@ -216,10 +222,16 @@ impl Growing {
         while !self.is_complete() {
             watched(run, self.grow()).await??;
         }
-        run.handle(Event::DecodeEnded);
+        self.ended(run);
         let answer = self.grown.answer();
         let answer = self.usage.and_then(|edit| edit.apply(&answer)).unwrap_or(answer);
         Ok(WholeBody::new(answer, None))
+    }
+
+    /// The last chunk is there.
+    fn ended(&self, run: &mut Run) {
+        run.handle(Event::DecodeEnded);
+        run.record().decode_chunked(self.plan.size, self.grown.chunks(), self.grown.completion_tokens());
     }
 
     /// The answer's events, chunk by chunk. Nothing is asked of the engine before the client has taken what there is.
@@ -275,7 +287,7 @@ impl Reading {
             }
             data += &event("[DONE]");
             self.ended = true;
-            self.run.handle(Event::DecodeEnded);
+            self.growing.ended(&mut self.run);
             self.run.record().outcome = "ok";
         }
         Some(data.into())
@@ -292,7 +304,8 @@ impl Reading {
                 record.fault = Some(error.fault());
                 crate::respond::error_object(&error)
             }
-            Stopped::Refused(head, body) => {
+            Stopped::Refused(refusal) => {
+                let (head, body) = *refusal;
                 record.outcome = "decode_refused";
                 let own = get_path(body.data(), &["error"]).unwrap_or_else(|| body.data().clone());
                 match kvferry_splice::scan(&own, &[]) {
@@ -309,8 +322,9 @@ impl Reading {
     }
 }
 
+/// One event. The engine's JSON may be written over several lines; outside of its strings these are white space.
 fn event(payload: &str) -> String {
-    format!("data: {payload}\n\n")
+    format!("data: {}\n\n", payload.replace(['\r', '\n'], " "))
 }
 
 /// Does `work` within the request's limits: the time for all of it, and how long the engine may be silent, which is how

@@ -82,6 +82,8 @@ pub(super) enum DecodeEnd {
     Stream(Sent),
     /// A success whose beginning was read already.
     Held(Sent, Held),
+    /// A success that goes on behind the first token, which its engine took for the prompt's last.
+    Resumed(Sent),
     /// The engine was asked first, and has too little of the prompt.
     Declined,
     /// The first of several chunks that make the answer.

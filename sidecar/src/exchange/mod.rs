@@ -2,8 +2,10 @@
 //!
 //! [`run::Run`] sends legs and releases as the core commands, [`legs`] knows how one leg is sent and read, and
 //! [`answer`] is the client's body, which goes on driving the core while the decode answer flows. Stages before the
-//! handoff: [`encode`], and [`first`], which may spare it. [`chunked`] is another way to decode.
+//! handoff: [`encode`], and [`first`], which may spare it. [`chunked`] is another way to decode, and
+//! [`ahead`] another way to answer.
 
+mod ahead;
 mod answer;
 mod chunked;
 mod encode;
@@ -68,6 +70,7 @@ async fn respond_with(mut run: Run, reply: Reply) -> Response<AnswerBody> {
             run.record().failed(&error);
             respond::error(&error)
         }
+        Reply::Begun(event) => ahead::answer(run, event),
         Reply::Declined => unreachable!("only a run that asks first is declined"),
         Reply::Refused(sent, outcome) => {
             run.record().outcome = outcome;
@@ -98,7 +101,10 @@ async fn respond_with(mut run: Run, reply: Reply) -> Response<AnswerBody> {
             }
             match growing.whole(&mut run).await {
                 Ok(body) => whole(run, head, body, "ok"),
-                Err(Stopped::Refused(head, body)) => whole(run, *head, body, "decode_refused"),
+                Err(Stopped::Refused(refusal)) => {
+                    let (head, body) = *refusal;
+                    whole(run, head, body, "decode_refused")
+                }
                 Err(Stopped::Failed(error)) => {
                     run.record().failed(&error);
                     respond::error(&error)

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, response};
 use kvferry_contract::Endpoint;
 use kvferry_metrics::{Direction, Failover, Place, ReleaseReason, Retry};
@@ -14,7 +15,7 @@ use kvferry_handoff::{Again, Cause, Command, Commands, Decode, Event, Handoff, L
 
 use super::answer::WholeBody;
 use super::chunked::{Growing, Start};
-use super::first;
+use super::{ahead, first};
 use super::held::Held;
 use super::legs::{DecodeEnd, LegRequest, PrefillEnd, after_refusal, ask, decode, prefill, release};
 use super::tasks::{TaskEnd, Tasks};
@@ -29,6 +30,8 @@ use crate::worker::Worker;
 pub(super) enum Reply {
     /// An error of ours.
     Error(Error),
+    /// Prefill's first token, as an event. What decode brings is the next reply.
+    Begun(Bytes),
     /// An engine's own error, as it is; with the outcome to log.
     Refused(Sent, &'static str),
     /// A complete answer.
@@ -69,6 +72,8 @@ struct State {
     sent_at: Instant,
     /// The number to put into the answer's usage.
     cached_tokens: Option<u64>,
+    /// The answer goes on behind its first token, as a request of its own.
+    resumed: bool,
     /// Who wants to see the decode answer on its way.
     observer: Option<Box<dyn Observer>>,
     /// How decode ended beside prefill, if that is believed only once prefill has answered.
@@ -135,6 +140,7 @@ impl Run {
             release_reason: ReleaseReason::ClientLeft,
             sent_at: Instant::now(),
             cached_tokens: None,
+            resumed: false,
             observer: None,
             doubted: None,
             from_prefill: None,
@@ -179,6 +185,11 @@ impl Run {
         commands
     }
 
+    /// The error for a decode leg that brought something else than the rest of an answer.
+    pub(super) fn not_an_answer(&mut self) -> Error {
+        self.error(Cause::Failed(Leg::Decode))
+    }
+
     /// The error that tells a client of `cause`.
     pub(super) fn error(&mut self, cause: Cause) -> Error {
         self.state.as_mut().expect("only a finished run has no state").error(cause)
@@ -209,8 +220,9 @@ impl Run {
 
     /// What to put into the answer's usage.
     pub(super) fn usage_edit(&self) -> Option<UsageEdit> {
-        let cached = self.state.as_ref()?.cached_tokens?;
-        UsageEdit::new(self.record.as_ref()?.api(), cached)
+        let state = self.state.as_ref()?;
+        let edit = UsageEdit::new(self.record.as_ref()?.api(), state.cached_tokens?)?;
+        Some(if state.resumed { edit.resumed() } else { edit })
     }
 
     /// Hands out the record; what is left to do goes on in the background.
@@ -325,6 +337,10 @@ impl State {
                     DecodeEnd::Refused(sent) => (Brought::Sent(sent), Event::DecodeRefused),
                     DecodeEnd::Failed(error) => (Brought::Error(error), Event::DecodeFailed),
                     DecodeEnd::Held(sent, held) => (Brought::Held(sent, held), Event::DecodeStarted),
+                    DecodeEnd::Resumed(sent) => {
+                        self.resumed = true;
+                        (Brought::Sent(sent), Event::DecodeStarted)
+                    }
                     DecodeEnd::Grows(head, growing) => (Brought::Grows(head, growing), Event::DecodeStarted),
                     DecodeEnd::Declined => return Event::DecodeFailed,
                 };
@@ -456,7 +472,12 @@ impl State {
                 }
                 return (Some(Event::LocalGranted(granted)), None);
             }
-            Command::SendDecode(how) => self.send_decode(how, record),
+            Command::SendDecode(how) => {
+                let first = self.send_decode(how, record);
+                if let Some(event) = first {
+                    return (Some(Event::AnswerBegun), Some(Reply::Begun(event)));
+                }
+            }
             Command::Release => {
                 let request = self.attempt().release();
                 let Some(request) = request else { return (Some(Event::ReleaseEnded(false)), None) };
@@ -544,7 +565,8 @@ impl State {
         }
     }
 
-    fn send_decode(&mut self, how: Decode, record: Option<&mut Record>) {
+    /// Returns the event with which the client's answer begins at once, if it does.
+    fn send_decode(&mut self, how: Decode, record: Option<&mut Record>) -> Option<Bytes> {
         let request = self.request();
         let asked = &request.asked;
         let mut leg: Outgoing = match how {
@@ -563,6 +585,9 @@ impl State {
             self.observer = self.attempt().observer(asked);
         }
         let usage = self.cached_tokens.and_then(|cached| UsageEdit::new(asked.api, cached));
+        // Without a client there is nobody to send it to.
+        let ahead = how == Decode::AfterPrefill && record.is_some() && !request.encoded;
+        let first_token = ahead.then(|| self.attempt().first_token()).flatten();
         if let Some(record) = record {
             let mut headers = HeaderMap::new();
             record.decode_sent(&self.decoder, &mut headers);
@@ -576,7 +601,13 @@ impl State {
         if let Some(first) = self.first.take() {
             let attempt = first::attempt(upstream, request, leg, first);
             self.tasks.run_decode(async move { TaskEnd::Decode(attempt.await) });
-            return;
+            return None;
+        }
+        if let Some(first) = first_token {
+            let event = first.event();
+            let leg = ahead::decode(upstream, request, leg, first);
+            self.tasks.run_decode(async move { TaskEnd::Decode(leg.await) });
+            return Some(event);
         }
         // Beside prefill all is set up for one leg, and embeddings are there for one.
         let whole = how == Decode::BesidePrefill || request.encoded;
@@ -588,6 +619,7 @@ impl State {
                 Err(leg) => decode(upstream, request, leg, usage).await,
             })
         });
+        None
     }
 
     /// Hands what is left of the present attempt to a core of its own.
@@ -608,6 +640,7 @@ impl State {
             release_reason: ReleaseReason::Superseded,
             sent_at: self.sent_at,
             cached_tokens: None,
+            resumed: false,
             observer: None,
             doubted: None,
             from_prefill: None,

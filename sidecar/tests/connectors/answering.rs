@@ -44,5 +44,6 @@ pub(crate) fn stream(frames: &[&str]) -> Vec<u8> {
 
 /// The head of a JSON answer with more to come than does.
 pub(crate) fn broken_json(body: &str) -> Vec<u8> {
-    format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n{body}").into_bytes()
+    format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n{body}")
+        .into_bytes()
 }

@@ -6,9 +6,16 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod bidirectional;
+mod answering;
 mod atom;
+mod chunked;
+mod encoders;
 mod hosts;
 mod mooncake;
+mod moriio;
 mod offloading;
 mod overlapping;
+mod push;
 mod sglang;
+mod shared_storage;

@@ -16,36 +16,36 @@ use crate::hosts::own_host;
 const ID: &str = "one-id-for-both";
 
 /// The connectors that every test here is about.
-const ALL: [Pairing; 2] = [Pairing::Sglang, Pairing::Mooncake];
+const ALL: [Pairing; 3] = [Pairing::Sglang, Pairing::Mooncake, Pairing::MoriIo];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Pairing {
     Sglang,
     Mooncake,
+    MoriIo,
 }
 
 impl Pairing {
-    fn flag(self) -> &'static str {
-        match self {
-            Self::Sglang => "--kv-connector=sglang",
-            Self::Mooncake => "--kv-connector=mooncake",
-        }
-    }
-
-    /// A prefill engine where this connector looks for it. It keeps KV, and waits, for longer than any test takes.
-    fn prefill(self) -> Config {
-        // The bootstrap server's port is the flags' default.
-        Config { host: own_host(), bootstrap_port: 8998, abort_timeout: LEASE, ..engine(Role::Prefill) }
+    /// A sidecar for a decode engine that takes KV on `notify_port`.
+    fn sidecar(self, decode_port: u16, notify_port: u16, more: &[&str]) -> Sidecar {
+        let notify_port = format!("--moriio-decode-notify-port={notify_port}");
+        let flags: &[&str] = match self {
+            Self::Sglang => &["--kv-connector=sglang"],
+            Self::Mooncake => &["--kv-connector=mooncake"],
+            Self::MoriIo => &[
+                "--moriio-write-mode",
+                "--moriio-parallel-dispatch",
+                "--moriio-local-pod-ip=127.0.0.1",
+                &notify_port,
+            ],
+        };
+        Sidecar::start(decode_port, &[flags, more].concat())
     }
 
     async fn rig(self, flags: &[&str]) -> Rig {
-        self.rig_of(self.prefill(), flags).await
-    }
-
-    async fn rig_of(self, prefill: Config, flags: &[&str]) -> Rig {
-        let prefill = Emulator::start(prefill).await.unwrap();
+        let prefill = Emulator::start(prefill_engine()).await.unwrap();
         let decode = Emulator::start(engine(Role::Decode)).await.unwrap();
-        let sidecar = Sidecar::start(decode.addr().port(), &[&[self.flag()], flags].concat());
+        let sidecar = self.sidecar(decode.addr().port(), decode.notify_port(), flags);
         Rig { prefill, decode, sidecar }
     }
 
@@ -53,9 +53,16 @@ impl Pairing {
     async fn scripted(self, prefill: Scripted, decode: Scripted) -> Scripts {
         let bootstrap = Scripted::answering(json_answer(200, r#"{"0":{"engine_id":"e"}}"#)).await;
         let port = format!("--mooncake-bootstrap-port={}", bootstrap.port());
-        let sidecar = Sidecar::start(decode.port(), &[self.flag(), &port]);
+        let sidecar = self.sidecar(decode.port(), 61005, &[&port]);
         Scripts { prefill, decode, sidecar, _bootstrap: bootstrap }
     }
+}
+
+/// Where the flags' defaults have the connectors look for a bootstrap server and for handshakes. It keeps KV, and waits,
+/// for longer than any test takes.
+fn prefill_engine() -> Config {
+    let ports = Config { bootstrap_port: 8998, kv_port: 6301, ..engine(Role::Prefill) };
+    Config { host: own_host(), abort_timeout: LEASE, ..ports }
 }
 
 fn engine(role: Role) -> Config {
@@ -183,7 +190,7 @@ async fn decode_is_sent_beside_prefill_and_its_answer_waits_for_prefills() {
             let answer = within("the answer", client).await.unwrap().ok();
             assert_eq!(answer.text(), if stream { "data: 1\n\n" } else { "{\"a\":1}" });
             let counts = rig.sidecar.end().await;
-            assert_eq!(counts.consumed, u64::from(pairing == Pairing::Mooncake));
+            assert_eq!(counts.consumed, u64::from(pairing != Pairing::Sglang));
         }
     }
 }
@@ -275,6 +282,10 @@ async fn a_prefill_engine_that_hangs_is_waited_for_no_longer_than_allowed() {
     for (pairing, words) in [
         (Pairing::Sglang, "SGLang prefill did not complete before the wait timeout"),
         (Pairing::Mooncake, "did not answer within 300 ms (--prefill-timeout)"),
+        (
+            Pairing::MoriIo,
+            "decode aborted: prefill did not complete within the MoRI-IO parallel-dispatch KV-wait",
+        ),
     ] {
         let rig = pairing.rig(&["--prefill-timeout=300ms"]).await;
         for stream in [false, true] {
@@ -376,11 +387,12 @@ async fn a_decode_engine_that_breaks_off_ends_prefill() {
 async fn a_decode_engine_that_cannot_be_reached_ends_prefill() {
     for pairing in ALL {
         // Nobody is left who could tell the prefill engine to let go, but its own limit.
-        let abort_timeout = Duration::from_millis(300);
-        let prefill = Emulator::start(Config { abort_timeout, ..pairing.prefill() }).await.unwrap();
+        let limit = Duration::from_millis(300);
+        let prefill = Config { abort_timeout: limit, kv_lease: limit, ..prefill_engine() };
+        let prefill = Emulator::start(prefill).await.unwrap();
         let decode = Emulator::start(engine(Role::Decode)).await.unwrap();
         let (port, _reserved) = reserve_port();
-        let rig = Rig { prefill, decode, sidecar: Sidecar::start(port, &[pairing.flag()]) };
+        let rig = Rig { prefill, decode, sidecar: pairing.sidecar(port, 1, &[]) };
         let answer = rig.ask(CHAT.path, CHAT.body(true)).send(rig.address()).await;
         answer.is_error(503, "decode_unreachable", "The decode node is not ready");
         rig.end().await;
@@ -463,7 +475,7 @@ async fn a_client_that_leaves_at_any_moment_leaves_nothing_behind() {
 async fn another_candidate_takes_over_and_the_first_attempts_legs_are_ended() {
     for pairing in ALL {
         let rig = pairing.rig(&["--prefill-failure-policy=retry-other", "--prefill-timeout=500ms"]).await;
-        let first = Emulator::start(pairing.prefill()).await.unwrap();
+        let first = Emulator::start(prefill_engine()).await.unwrap();
         for faults in [
             Faults { status: Some(500), ..Faults::default() },
             Faults { hang: true, ..Faults::default() },

@@ -7,16 +7,18 @@ use tokio::sync::Notify;
 
 use crate::answering::{answering, broken_json, silent, stream};
 use crate::common::{
-    APIS, Ask, Rig, Scripted, Setup, Sidecar, chunk, content, eventually, json_answer, reserve_port, sse_head,
-    within,
+    APIS, Ask, Rig, Scripted, Setup, Sidecar, chunk, content, eventually, json_answer, reserve_port,
+    sse_head, within,
 };
 
 const FLAG: &str = "--kv-connector=shared-storage";
 const CHAT: &str = APIS[0].path;
 
 /// What an engine says that has too little of the prompt.
-const DECLINES: &str = r#"{"choices":[{"index":0,"message":{"content":""},"finish_reason":"cache_threshold"}]}"#;
-const DECLINES_EVENT: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"cache_threshold\"}]}\n\n";
+const DECLINES: &str =
+    r#"{"choices":[{"index":0,"message":{"content":""},"finish_reason":"cache_threshold"}]}"#;
+const DECLINES_EVENT: &str =
+    "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"cache_threshold\"}]}\n\n";
 
 /// A client that wants the decode engine asked first.
 fn asks_first(stream: bool) -> String {
@@ -91,11 +93,13 @@ async fn the_answer_is_the_decode_engines_and_a_prefill_error_passes_with_its_he
     let rig = Setup { flags: vec![FLAG], ..Setup::default() }.start().await;
     for stream in [false, true] {
         let body = APIS[0].body(stream);
-        let expected = Ask::post(CHAT, body.as_str()).header("x-request-id", "one").send(rig.decode.addr()).await.ok();
+        let expected =
+            Ask::post(CHAT, body.as_str()).header("x-request-id", "one").send(rig.decode.addr()).await.ok();
         let answer = rig.ask(CHAT, body).header("x-request-id", "one").send(rig.address()).await.ok();
         assert_eq!(content(&answer, &["usage"]), content(&expected, &["usage"]));
     }
-    rig.prefill.set_faults(kvferry_emulator::Faults { status: Some(429), ..kvferry_emulator::Faults::default() });
+    rig.prefill
+        .set_faults(kvferry_emulator::Faults { status: Some(429), ..kvferry_emulator::Faults::default() });
     let before = rig.decode.requests().len();
     let answer = rig.ask(CHAT, APIS[0].body(false)).send(rig.address()).await;
     assert_eq!(answer.status, 429);
@@ -106,9 +110,18 @@ async fn the_answer_is_the_decode_engines_and_a_prefill_error_passes_with_its_he
 
 #[tokio::test]
 async fn a_decode_engine_that_has_enough_answers_without_any_prefill() {
-    let events = ["data: {\"choices\":[{\"delta\":{\"role\":\"assistant\"}}]}\n\n", "data: {\"choices\":[]}\n\n", ": x\n\n", "data: [DONE]\n\n"];
+    let events = [
+        "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\"}}]}\n\n",
+        "data: {\"choices\":[]}\n\n",
+        ": x\n\n",
+        "data: [DONE]\n\n",
+    ];
     for (said, streamed, expected) in [
-        (json_answer(200, r#"{"choices":[{"finish_reason":"stop"}]}"#), false, r#"{"choices":[{"finish_reason":"stop"}]}"#.to_owned()),
+        (
+            json_answer(200, r#"{"choices":[{"finish_reason":"stop"}]}"#),
+            false,
+            r#"{"choices":[{"finish_reason":"stop"}]}"#.to_owned(),
+        ),
         (stream(&events), true, events.concat()),
         (stream(&events[..1]), true, events[0].to_owned()),
         // What is no JSON is the engine's own answer all the same.
@@ -116,7 +129,11 @@ async fn a_decode_engine_that_has_enough_answers_without_any_prefill() {
         (json_answer(200, ""), false, String::new()),
         (stream(&["data: \u{FEFF}\n\n", "garbage"]), true, "data: \u{FEFF}\n\ngarbage".to_owned()),
         // Asked for events, answered in one piece; and a text about thresholds.
-        (json_answer(200, r#"{"choices":[{"text":"cache_threshold"}]}"#), true, r#"{"choices":[{"text":"cache_threshold"}]}"#.to_owned()),
+        (
+            json_answer(200, r#"{"choices":[{"text":"cache_threshold"}]}"#),
+            true,
+            r#"{"choices":[{"text":"cache_threshold"}]}"#.to_owned(),
+        ),
     ] {
         let scripts = Scripts::start(Scripted::answering(said).await, &[]).await;
         let answer = scripts.ask(asks_first(streamed)).send(scripts.sidecar.address()).await.ok();
@@ -205,7 +222,8 @@ async fn an_error_of_the_engine_that_is_asked_first_passes_and_nothing_follows()
     let prefill = Scripted::answering(json_answer(200, "{}")).await;
     let (port, _socket) = reserve_port();
     let sidecar = Sidecar::start(port, &[FLAG]);
-    let answer = Ask::post(CHAT, asks_first(false)).prefill(&prefill.host_port()).send(sidecar.address()).await;
+    let answer =
+        Ask::post(CHAT, asks_first(false)).prefill(&prefill.host_port()).send(sidecar.address()).await;
     answer.is_error(503, "decode_unreachable", "The decode node is not ready.");
     assert!(prefill.requests().is_empty());
     sidecar.end().await;
@@ -219,7 +237,7 @@ async fn an_engine_that_resets_half_way_harms_its_own_request_only() {
         let decode = dying(said).await;
         let scripts = Scripts::start(decode, &[]).await;
         let answer = scripts.ask(asks_first(true)).send(scripts.sidecar.address()).await;
-        answer.is_error(502, "decode_broke", "closed the connection before its answer was complete");
+        answer.is_error(502, "decode_broke", "decode engine localhost:");
         assert!(scripts.prefill.requests().is_empty());
         assert_eq!(scripts.ask(asks_first(false)).send(scripts.sidecar.address()).await.ok().text(), "{}");
         scripts.end().await;
@@ -252,7 +270,9 @@ async fn dying(said: Vec<u8>) -> Scripted {
 #[tokio::test]
 async fn a_client_that_leaves_takes_every_stage_with_it() {
     // While the decode engine is asked first: before its answer, and while that is held.
-    for held in ["", "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{", sse_head()] {
+    for held in
+        ["", "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{", sse_head()]
+    {
         let (left, mut leaves) = tokio::sync::mpsc::unbounded_channel();
         let decode = Scripted::start(move |mut exchange| {
             let left = left.clone();
@@ -304,7 +324,11 @@ async fn the_limits_of_a_request_hold_while_the_decode_engine_is_asked_first() {
     let decode = declining(json_answer(200, DECLINES), "{}").await;
     let sidecar = Sidecar::start(decode.port(), &[FLAG, "--request-timeout=100ms"]);
     let ask = Ask::post(CHAT, asks_first(false)).prefill(&prefill.host_port());
-    ask.send(sidecar.address()).await.is_error(504, "request_timeout", "100 ms (--request-timeout), waiting for prefill");
+    ask.send(sidecar.address()).await.is_error(
+        504,
+        "request_timeout",
+        "100 ms (--request-timeout), waiting for prefill",
+    );
     within("prefill is cancelled", leaves.recv()).await.unwrap();
     sidecar.end().await;
 }
@@ -322,7 +346,8 @@ async fn without_a_prefill_target_the_threshold_is_the_decode_engines_own_affair
 #[tokio::test]
 async fn real_blocks_are_free_again_when_clients_leave_while_prefill_computes() {
     let rig: Rig = Setup { flags: vec![FLAG], ..Setup::default() }.start().await;
-    rig.prefill.set_speeds(kvferry_emulator::Speeds { prefill_rate: 20, ..kvferry_emulator::Speeds::default() });
+    rig.prefill
+        .set_speeds(kvferry_emulator::Speeds { prefill_rate: 20, ..kvferry_emulator::Speeds::default() });
     let client = tokio::spawn(rig.ask(CHAT, APIS[0].body(true)).try_send(rig.address()));
     eventually("prefill computes", || rig.prefill.state().requests.running == 1).await;
     client.abort();

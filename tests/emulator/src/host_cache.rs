@@ -9,6 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Most bytes kept. Enough for the prompts of a test; small beside the block pool of a busy engine.
 const KEPT_BYTES: usize = 16 << 20;
 
+/// Most bytes kept of one prompt: its start is what others can use, and must not be driven out by its own end.
+const PROMPT_BYTES: usize = KEPT_BYTES / 4;
+
 /// A bounded map from block name to bytes, oldest out first.
 #[derive(Default)]
 pub(crate) struct HostCache(Mutex<Kept>);
@@ -21,19 +24,24 @@ struct Kept {
 }
 
 impl HostCache {
-    /// Keeps the blocks of a prompt; `bytes` makes the copy of the block at an index, asked only for new ones.
+    /// Keeps the first blocks of a prompt; `bytes` makes the copy of the block at an index, asked only for new ones.
     pub(crate) fn keep(&self, names: &[u64], mut bytes: impl FnMut(usize) -> Vec<u8>) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut added = 0;
         for (index, name) in names.iter().enumerate() {
             if kept.blocks.contains_key(name) {
                 continue;
             }
             let block: Arc<[u8]> = bytes(index).into();
             kept.bytes += block.len();
+            added += block.len();
             kept.blocks.insert(*name, block);
             kept.order.push_back(*name);
             if kept.bytes > KEPT_BYTES {
                 kept.drop_oldest();
+            }
+            if added >= PROMPT_BYTES {
+                return;
             }
         }
     }
@@ -70,9 +78,11 @@ mod tests {
     #[test]
     fn the_oldest_blocks_leave_when_it_is_full() {
         let cache = HostCache::default();
-        let names: Vec<u64> = (0..17).collect();
-        cache.keep(&names, |_| vec![0; 1 << 20]);
+        for first in (0..20).step_by(4) {
+            let names: Vec<u64> = (first..first + 10).collect();
+            cache.keep(&names, |_| vec![0; 1 << 20]);
+        }
         assert!(cache.leading(&[0]).is_empty());
-        assert_eq!(cache.leading(&[1, 2]).len(), 2);
+        assert_eq!(cache.leading(&[16, 17, 18, 19, 20]).len(), 4, "the start of the last prompt");
     }
 }

@@ -19,13 +19,41 @@
 //!
 //! # Routes
 //!
-//! `POST /v1/chat/completions`, `/v1/completions`, `/v1/messages`, `/v1/responses`, `/inference/v1/generate`,
-//! streaming and not; `GET /health`, `/v1/models`, `/metrics`, `/version`. Honoured: the output limits, `n`,
+//! `POST /v1/chat/completions`, `/v1/completions`, `/v1/messages`, `/v1/responses`, `/inference/v1/generate` and
+//! sglang's `/generate`, streaming and not; `/inference/v1/abort_requests` (by answer id) and `/abort_request` (by
+//! `rid`); `GET /health`, `/v1/models`, `/metrics`, `/version`. Honoured: the output limits, `n`,
 //! `stream`, `stream_options.include_usage`, `return_token_ids`, lists of prompts, `kv_transfer_params`, the
 //! first `x-request-id`. Accepted without effect: sampling fields, tools (they are part of the prompt). Refused,
 //! since ignoring them would change the answer: stop strings and log probabilities. Every answer carries `x-emulator-role`.
 //!
+//! # Handoff protocols
+//!
+//! The fields of a request say which protocol it speaks, unless the engine is configured for one
+//! ([`Config::connector`]). P is the leg that computes, D the leg that receives.
+//!
+//! | protocol | P is told by | D is told by | P's blocks wait |
+//! |---|---|---|---|
+//! | NIXL pull | `do_remote_decode` | the handle in P's answer | `kv_lease` |
+//! | NIXL push | the same and `transfer_id` | P's identity and `transfer_id`, no blocks | `kv_lease` |
+//! | Mooncake | `do_remote_decode`, `transfer_id` and nothing of NIXL's | `remote_bootstrap_addr`, `remote_engine_id`, `transfer_id` | `abort_timeout` |
+//! | MoRI-IO WRITE | `remote_notify_port` (of D), `remote_host`, `remote_dp_rank`, `transfer_id` | P's handshake address as engine id, `remote_dp_rank`, `transfer_id` | `kv_lease` |
+//! | offloading | `remote_decoder` | `remote_prefiller` (P's p2p port) | `kv_lease` |
+//! | sglang | `bootstrap_room`, role prefill | all three `bootstrap_` fields, role decode | `rendezvous_timeout`, before P answers |
+//! | shared store | nothing | nothing; `cache_hit_threshold` declines a prompt that is not there | never |
+//!
+//! Beside any of them: `remote_kv_source` takes the cached start of a prompt from a third engine's p2p port; blocks
+//! that a decode engine kept ([`Config::decoder_kv_ttl`]) come back in the next turn's prefill params;
+//! `ec_transfer_params` says where the bytes of multimodal parts are ([`Role::Encode`], [`Config::encoder_store`]).
+//!
+//! The legs of a pair may come in either order, but for those that need an answer of the other. A D that P does
+//! not come to ends in an error after [`Config::rendezvous_timeout`]. No D falls back to computing, except where
+//! [`KvLoadFailure::Recompute`] says so; [`Totals::computed_prompts`] counts what an engine computed.
+//!
 //! # Who frees a prefill's blocks, and when
+//!
+//! This is NIXL's pull. The others have no heartbeats, and a decode request that is dropped before its last block
+//! came always releases; MoRI-IO's decode side sends the carrier away also after an error. sglang's side never
+//! hears of the other's end: each frees its own blocks at once when its client leaves.
 //!
 //! | event | what happens |
 //! |---|---|

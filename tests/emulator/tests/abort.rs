@@ -1,5 +1,4 @@
 //! Requests ended from another connection: they answer what they had, and everything they held is free.
-#![expect(clippy::unwrap_used, reason = "a test may stop at what cannot be")]
 
 mod common;
 

@@ -76,9 +76,9 @@ async fn the_prefill_answer_with_the_transfer_id_makes_a_decode_leg() {
 
 #[tokio::test]
 async fn a_wrong_field_on_the_decode_leg_is_an_error_and_frees_both() {
-    let p = start(Config::default()).await;
-    let d = start(Config { rendezvous_timeout: SOON, ..Config::default() }).await;
-    for (field, wrong, words) in [
+    let (p, d) = pair().await;
+    let hasty = start(Config { rendezvous_timeout: SOON, ..Config::default() }).await;
+    let cases = [
         ("remote_dp_rank", json!(0), "came for rank 1, the request named 0"),
         ("remote_port", json!(9), "no usable remote_engine_id"),
         ("remote_engine_id", json!("an-engine"), "no usable remote_engine_id"),
@@ -86,11 +86,14 @@ async fn a_wrong_field_on_the_decode_leg_is_an_error_and_frees_both() {
         ("remote_dp_rank", Value::Null, "no usable remote_dp_rank"),
         ("transfer_id", Value::Null, "no usable transfer_id"),
         ("transfer_id", json!("z"), "nobody brought the KV"),
-    ] {
-        let mut leg = decode(&prompt(), &p, "a");
+    ];
+    for (index, (field, wrong, words)) in cases.into_iter().enumerate() {
+        let id = format!("case-{index}");
+        let mut leg = decode(&prompt(), &p, &id);
         leg["kv_transfer_params"][field] = wrong;
+        let d = if words.contains("nobody") { &hasty } else { &d };
         let waiting = Leg::send(d.addr(), PATH, &leg);
-        post(p.addr(), PATH, &prefill(PATH, &prompt(), &d, "a")).await;
+        post(p.addr(), PATH, &prefill(PATH, &prompt(), d, &id)).await;
         refused(&waiting.answer().await, words);
         eventually("decode idle", || d.state().idle()).await;
         p.restart();
@@ -115,8 +118,8 @@ async fn a_wrong_field_on_the_prefill_leg_is_an_error_or_strands_neither_side() 
         refused(&post(p.addr(), PATH, &leg).await, &format!("no usable {field}"));
     }
     for (field, wrong) in [("remote_notify_port", json!(d.kv_port())), ("remote_host", json!("127.0.0.2"))] {
-        let waiting = Leg::send(d.addr(), PATH, &decode(&prompt(), &p, "a"));
-        let mut leg = prefill(PATH, &prompt(), &d, "a");
+        let waiting = Leg::send(d.addr(), PATH, &decode(&prompt(), &p, field));
+        let mut leg = prefill(PATH, &prompt(), &d, field);
         leg["kv_transfer_params"][field] = wrong;
         assert_eq!(post(p.addr(), PATH, &leg).await.status, StatusCode::OK);
         refused(&waiting.answer().await, "nobody brought the KV");

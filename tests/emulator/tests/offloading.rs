@@ -1,6 +1,5 @@
 //! Offloading between peers: KV under a request id on the p2p port, and the cached start of a prompt from a third
 //! engine.
-#![expect(clippy::unwrap_used, reason = "a test may stop at what cannot be")]
 
 mod common;
 
@@ -56,8 +55,8 @@ async fn a_pair_answers_like_one_engine_whichever_leg_is_first() {
 
 #[tokio::test]
 async fn a_wrong_id_host_or_port_is_an_error() {
-    let p = start(Config::default()).await;
-    let d = start(Config { rendezvous_timeout: SOON, ..Config::default() }).await;
+    let (p, patient) = pair().await;
+    let hasty = start(Config { rendezvous_timeout: SOON, ..Config::default() }).await;
     post(p.addr(), PATH, &prefill(PATH, &prompt(), "a")).await;
     for (field, wrong, words) in [
         ("kv_request_id", json!("b"), "nothing came from the other engine"),
@@ -70,10 +69,12 @@ async fn a_wrong_id_host_or_port_is_an_error() {
     ] {
         let mut leg = decode(&prompt(), &p, "a");
         leg["kv_transfer_params"]["remote_prefiller"][field] = wrong;
+        let d = if words.contains("nothing came") { &hasty } else { &patient };
         refused(&post(d.addr(), PATH, &leg).await, words);
         assert!(d.state().idle());
     }
-    assert_eq!((d.state().totals.computed_prompts, p.state().leases.len()), (0, 1));
+    let computed = patient.state().totals.computed_prompts + hasty.state().totals.computed_prompts;
+    assert_eq!((computed, p.state().leases.len()), (0, 1));
     let missing = with_params(&prompt(), &json!({"remote_decoder": {}}));
     refused(&post(p.addr(), PATH, &missing).await, "no usable kv_request_id");
 }
@@ -82,7 +83,6 @@ async fn a_wrong_id_host_or_port_is_an_error() {
 async fn kv_that_nobody_fetches_is_freed_when_the_lease_ends() {
     let p = start(Config { kv_lease: SOON, ..Config::default() }).await;
     post(p.addr(), PATH, &prefill(PATH, &prompt(), "a")).await;
-    assert!(!p.state().idle());
     eventually("expiry", || p.state().idle()).await;
     assert_eq!(p.state().totals.expired, 1);
 }

@@ -1,6 +1,5 @@
 //! NIXL's push mode: the prefill leg answers who it is, the decode leg registers there under the transfer id,
 //! before or after the prefill leg came.
-#![expect(clippy::unwrap_used, reason = "a test may stop at what cannot be")]
 
 mod common;
 
@@ -85,8 +84,8 @@ async fn a_restarted_prefill_engine_refuses_its_old_identity() {
 
 #[tokio::test]
 async fn a_wrong_or_missing_field_is_an_error() {
-    let p = start(Config::default()).await;
-    let d = start(Config { rendezvous_timeout: SOON, ..Config::default() }).await;
+    let (p, patient) = pair().await;
+    let hasty = start(Config { rendezvous_timeout: SOON, ..Config::default() }).await;
     post(p.addr(), PATH, &prefill(PATH, &prompt(), "x")).await;
     for (field, wrong, words) in [
         ("transfer_id", json!("y"), "nothing came from the other engine"),
@@ -101,10 +100,12 @@ async fn a_wrong_or_missing_field_is_an_error() {
     ] {
         let mut leg = decode(&prompt(), &p, "x");
         leg["kv_transfer_params"][field] = wrong;
+        let d = if words.contains("nothing came") { &hasty } else { &patient };
         refused(&post(d.addr(), PATH, &leg).await, words);
         assert!(d.state().idle());
     }
-    assert_eq!((d.state().totals.computed_prompts, p.state().leases.len()), (0, 1));
+    let computed = patient.state().totals.computed_prompts + hasty.state().totals.computed_prompts;
+    assert_eq!((computed, p.state().leases.len()), (0, 1));
 }
 
 #[tokio::test]
@@ -118,7 +119,6 @@ async fn params_of_push_mode_without_a_transfer_id_are_an_error() {
 async fn kv_that_nobody_registers_for_is_freed_when_the_lease_ends() {
     let p = start(Config { kv_lease: SOON, ..Config::default() }).await;
     post(p.addr(), PATH, &prefill(PATH, &prompt(), "x")).await;
-    assert_eq!(p.state().blocks.held.leased, 1);
     eventually("expiry", || p.state().idle()).await;
     assert_eq!(p.state().totals.expired, 1);
 }

@@ -1,6 +1,5 @@
 //! Handoff through a shared store: what a prefill engine leaves there a decode engine loads, and a request can
 //! ask to be declined when too little is there.
-#![expect(clippy::unwrap_used, reason = "a test may stop at what cannot be")]
 
 mod common;
 

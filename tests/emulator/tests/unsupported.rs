@@ -1,5 +1,4 @@
 //! What this engine cannot do is refused, not ignored: an ignored stop string would be another answer.
-#![expect(clippy::unwrap_used, reason = "a test may stop at what cannot be")]
 
 mod common;
 

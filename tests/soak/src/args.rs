@@ -23,12 +23,12 @@ pub(crate) struct Args {
     #[arg(long, env = "SOAK_SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(10..=86_400))]
     pub(crate) seconds: u64,
     /// Prefill engines
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=16))]
-    pub(crate) prefills: u64,
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub(crate) prefills: u8,
     /// Decides what every client asks for and when every engine fails; random unless set
     #[arg(long, env = "KVFERRY_SEED", value_name = "NUMBER")]
     pub(crate) seed: Option<u64>,
-    /// Where soak.json and the sidecar's standard error go
+    /// Where soak.json, the sidecar's log and its standard error go
     #[arg(long, default_value = "target/soak", value_name = "DIR")]
     pub(crate) out: PathBuf,
     /// More flags for the sidecar, behind --

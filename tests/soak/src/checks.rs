@@ -66,7 +66,7 @@ pub(crate) fn check(record: &Record) -> Vec<Check> {
             (Some(left), _) => format!("{name}: {left}"),
             (None, after) => format!("{name}: at rest after {:.1} s", after.unwrap_or_default()),
         };
-        add("no engine holds anything", part.rest_after_s.is_some() && part.left.is_none(), detail);
+        add("nobody holds anything", part.rest_after_s.is_some() && part.left.is_none(), detail);
     }
     add(
         "no lease runs out in the calm",
@@ -221,7 +221,7 @@ mod tests {
             ("right answers in the storm", |record| happened(&mut record.storm, CORRECT, 9)),
             ("only right answers in the calm", |record| record.calm.unwell = 1),
             ("patience ends only what an engine stalls", |record| record.storm.gave_up = 6),
-            ("no engine holds anything", |record| record.calm.left = Some("decode: 1 block".to_owned())),
+            ("nobody holds anything", |record| record.calm.left = Some("decode: 1 block".to_owned())),
             ("no lease runs out in the calm", |record| record.expired_in_calm = 1),
             ("no KV outstanding in the ledger", |record| record.sidecar.said.stopped = None),
             ("the streams were concurrent", |record| record.streams = 120),

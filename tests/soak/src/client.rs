@@ -44,6 +44,7 @@ impl Drop for Connection {
 
 /// A request.
 pub(crate) struct Call {
+    pub(crate) method: Method,
     pub(crate) path: &'static str,
     pub(crate) headers: Vec<(&'static str, String)>,
     pub(crate) body: Bytes,
@@ -111,7 +112,7 @@ impl Connection {
 
     fn request(&self, call: Call) -> Request<Upload> {
         let mut request = Request::new(Upload::new(call.body, call.half));
-        *request.method_mut() = Method::POST;
+        *request.method_mut() = call.method;
         let uri = match self.sender {
             Sender::Http1(_) => call.path.to_owned(),
             Sender::Http2(_) => format!("http://{}{}", self.to, call.path),

@@ -27,6 +27,7 @@ impl Expected {
                 for tokens in LENGTHS {
                     let wish = Wish { api, prompt, tokens };
                     let call = Call {
+                        method: http::Method::POST,
                         path: api.path(),
                         headers: Vec::new(),
                         body: wish.body(false, 1).into(),

@@ -1,6 +1,6 @@
 //! The engines, and what befalls them.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,10 +22,24 @@ const LOOK: Duration = Duration::from_millis(50);
 /// How long an engine may take to come back on its ports.
 const REVIVAL: Duration = Duration::from_secs(20);
 
+/// Ports that are the same at every engine, since the sidecar knows one number for all of them. Each engine has a
+/// loopback address of its own.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SharedPorts {
+    /// Of the bootstrap servers (sglang, mooncake).
+    pub(crate) bootstrap: u16,
+    /// Of the engines' P2P tier (offloading).
+    pub(crate) p2p: u16,
+    /// Where prefill engines deliver what they write themselves (MoRI-IO).
+    pub(crate) notify: u16,
+}
+
 /// One engine, which may be down for a moment.
 pub(crate) struct Engine {
     /// Told in reports.
     pub(crate) name: String,
+    /// Where it serves.
+    pub(crate) address: SocketAddr,
     config: Config,
     life: Mutex<Option<Emulator>>,
     stalls: AtomicU64,
@@ -33,26 +47,36 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    async fn start(name: String, role: Role, ports: &mut Ports) -> Result<Self> {
+    async fn start(
+        name: String,
+        role: Role,
+        host: Ipv4Addr,
+        shared: SharedPorts,
+        ports: &mut Ports,
+    ) -> Result<Self> {
         let config = Config {
             role,
+            host: host.to_string(),
             port: ports.next()?,
             kv_port: ports.next()?,
-            bootstrap_port: ports.next()?,
-            p2p_port: ports.next()?,
-            notify_port: ports.next()?,
+            bootstrap_port: shared.bootstrap,
+            p2p_port: shared.p2p,
+            notify_port: shared.notify,
             speeds: plan::healthy(),
             kv_lease: LEASE,
+            abort_timeout: LEASE,
             ..Config::default()
         };
         let emulator = Emulator::start(config.clone()).await?;
         let life = Mutex::new(Some(emulator));
-        Ok(Self { name, config, life, stalls: AtomicU64::new(0), lives: AtomicU64::new(1) })
-    }
-
-    /// Where it serves.
-    pub(crate) fn address(&self) -> SocketAddr {
-        ([127, 0, 0, 1], self.config.port).into()
+        Ok(Self {
+            name,
+            address: (host, config.port).into(),
+            config,
+            life,
+            stalls: AtomicU64::new(0),
+            lives: AtomicU64::new(1),
+        })
     }
 
     /// What it holds; `None` while it is down.
@@ -163,6 +187,7 @@ impl Engine {
 pub(crate) struct Fleet {
     pub(crate) prefills: Vec<Arc<Engine>>,
     pub(crate) decode: Arc<Engine>,
+    pub(crate) shared: SharedPorts,
 }
 
 impl Fleet {
@@ -170,13 +195,18 @@ impl Fleet {
     ///
     /// # Errors
     /// One cannot be started.
-    pub(crate) async fn start(prefills: u64, ports: &mut Ports) -> Result<Self> {
+    pub(crate) async fn start(prefills: u8, ports: &mut Ports) -> Result<Self> {
+        let shared = SharedPorts { bootstrap: ports.next()?, p2p: ports.next()?, notify: ports.next()? };
         let mut engines = Vec::new();
         for number in 0..prefills {
-            engines.push(Arc::new(Engine::start(format!("prefill {number}"), Role::Prefill, ports).await?));
+            // 127.0.0.1 is the decode engine's: it shares its pod with the sidecar.
+            let host = Ipv4Addr::new(127, 0, 0, 2 + number);
+            let name = format!("prefill {number}");
+            engines.push(Arc::new(Engine::start(name, Role::Prefill, host, shared, ports).await?));
         }
-        let decode = Arc::new(Engine::start("decode".to_owned(), Role::Decode, ports).await?);
-        Ok(Self { prefills: engines, decode })
+        let name = "decode".to_owned();
+        let decode = Arc::new(Engine::start(name, Role::Decode, Ipv4Addr::LOCALHOST, shared, ports).await?);
+        Ok(Self { prefills: engines, decode, shared })
     }
 
     pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Engine>> {

@@ -184,7 +184,13 @@ impl Shift {
             headers.push(("te", "trailers".to_owned()));
         }
         let half = ask.client == Client::HalfAsked;
-        Call { path: ask.wish.api.path(), headers, body: ask.wish.body(ask.stream, ask.choices).into(), half }
+        Call {
+            method: http::Method::POST,
+            path: ask.wish.api.path(),
+            headers,
+            body: ask.wish.body(ask.stream, ask.choices).into(),
+            half,
+        }
     }
 }
 

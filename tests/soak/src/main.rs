@@ -12,6 +12,7 @@ mod client;
 mod dice;
 mod expect;
 mod fleet;
+mod gauges;
 mod load;
 mod outcome;
 mod plan;

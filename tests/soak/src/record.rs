@@ -14,7 +14,7 @@ pub(crate) struct Record {
     pub(crate) seed: u64,
     pub(crate) connector: String,
     pub(crate) streams: u64,
-    pub(crate) prefills: u64,
+    pub(crate) prefills: u8,
     pub(crate) storm: Part,
     pub(crate) calm: Part,
     /// Requests that engines were told to let wait for longer than a client waits.

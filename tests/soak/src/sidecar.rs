@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead as _, BufReader};
-use std::net::{SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
+use std::io::{BufRead as _, BufReader, BufWriter, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -15,6 +15,9 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::Result;
+use crate::args::Args;
+use crate::fleet::Fleet;
+use crate::ports::Ports;
 
 /// How long it may take until it listens.
 const START: Duration = Duration::from_secs(20);
@@ -24,6 +27,9 @@ const STOP: Duration = Duration::from_secs(30);
 
 /// How often it is looked at meanwhile.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// Bytes of its log that are kept in sidecar.log: what a few hundred thousand requests say.
+const MAX_LOG: usize = 128 << 20;
 
 /// How long a disaggregated request may take. Longer than the longest honest answer: 24 tokens at a slow engine's pace.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(25);
@@ -35,6 +41,8 @@ const PREFILL_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct Sidecar {
     child: Child,
     pub(crate) address: SocketAddr,
+    /// Where it tells its metrics.
+    pub(crate) metrics: SocketAddr,
     said: Arc<Mutex<Said>>,
     reader: Option<JoinHandle<()>>,
     stderr: PathBuf,
@@ -64,30 +72,32 @@ pub(crate) struct Ended {
 }
 
 impl Sidecar {
-    /// Starts it in front of the decode engine at `decode`.
+    /// Starts it in front of the fleet's decode engine.
     ///
     /// # Errors
     /// It does not start, or does not listen in time.
-    pub(crate) fn start(
-        program: &Path,
-        connector: &str,
-        port: u16,
-        decode: u16,
-        flags: &[String],
-        out: &Path,
-    ) -> Result<Self> {
-        let stderr = out.join("sidecar.err");
+    pub(crate) fn start(args: &Args, fleet: &Fleet, ports: &mut Ports) -> Result<Self> {
+        let (port, metrics) = (ports.next()?, ports.next()?);
+        let shared = fleet.shared;
+        let stderr = args.out.join("sidecar.err");
+        let program = &args.sidecar;
         let mut child = Command::new(program)
-            .arg("--secure-proxy=false")
+            .arg("--secure-serving=false")
             .arg(format!("--port={port}"))
-            .arg(format!("--model-server-port={decode}"))
-            .arg(format!("--kv-connector={connector}"))
+            .arg(format!("--metrics-port={metrics}"))
+            .arg(format!("--model-server-port={}", fleet.decode.address.port()))
+            .arg(format!("--kv-connector={}", args.connector))
+            .arg(format!("--mooncake-bootstrap-port={}", shared.bootstrap))
+            .env("SGLANG_BOOTSTRAP_PORT", shared.bootstrap.to_string())
+            .arg(format!("--p2p-connector-port={}", shared.p2p))
+            .arg(format!("--moriio-decode-notify-port={}", shared.notify))
+            .arg(format!("--moriio-prefill-notify-port={}", shared.notify))
             .arg(format!("--request-timeout={}s", REQUEST_TIMEOUT.as_secs()))
             .arg(format!("--prefill-timeout={}s", PREFILL_TIMEOUT.as_secs()))
             .arg("--connect-timeout=2s")
             // Any prefill here ends within it, so no KV can be lost to a cancel in the very moment of its end.
             .arg("--prefill-cancel-grace=5s")
-            .args(flags)
+            .args(&args.flags)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(File::create(&stderr)?)
@@ -95,13 +105,21 @@ impl Sidecar {
             .map_err(|error| format!("cannot start {}: {error}", program.display()))?;
         let said = Arc::new(Mutex::new(Said::default()));
         let (stdout, to) = (child.stdout.take().ok_or("stdout was not piped")?, Arc::clone(&said));
+        let mut log = BufWriter::new(File::create(args.out.join("sidecar.log"))?);
         let reader = std::thread::spawn(move || {
+            let mut room = MAX_LOG;
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 to.lock().unwrap_or_else(PoisonError::into_inner).hear(&line);
+                room = room.saturating_sub(line.len());
+                if room > 0 {
+                    // A full disk costs the copy, not the run.
+                    let _ = writeln!(log, "{line}");
+                }
             }
         });
-        let mut sidecar =
-            Self { child, address: ([127, 0, 0, 1], port).into(), said, reader: Some(reader), stderr };
+        let at = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let (address, metrics) = (at(port), at(metrics));
+        let mut sidecar = Self { child, address, metrics, said, reader: Some(reader), stderr };
         sidecar.listens()?;
         Ok(sidecar)
     }

@@ -1,5 +1,6 @@
 //! The course of a run: answers computed, a storm, rest, a calm, rest, and everything taken down while it is watched.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use crate::Result;
 use crate::args::Args;
 use crate::expect::Expected;
 use crate::fleet::{Fleet, LEASE};
+use crate::gauges;
 use crate::load::Load;
 use crate::outcome::Tally;
 use crate::plan::Phase;
@@ -57,12 +59,11 @@ pub(crate) async fn run(args: &Args, seed: u64) -> Result<Record> {
     let expected = Expected::compute().await?;
     let mut ports = Ports::new();
     let fleet = Fleet::start(args.prefills, &mut ports).await?;
-    let (port, decode) = (ports.next()?, fleet.decode.address().port());
-    let sidecar = Sidecar::start(&args.sidecar, &args.connector, port, decode, &args.flags, &args.out)?;
+    let sidecar = Sidecar::start(args, &fleet, &mut ports)?;
     let load = Arc::new(Load {
         seed,
         sidecar: sidecar.address,
-        prefills: fleet.prefills.iter().map(|engine| engine.address().to_string()).collect(),
+        prefills: fleet.prefills.iter().map(|engine| engine.address.to_string()).collect(),
         nobody: format!("127.0.0.1:{}", ports.next()?),
         expected,
         in_flight: AtomicU64::new(0),
@@ -74,7 +75,7 @@ pub(crate) async fn run(args: &Args, seed: u64) -> Result<Record> {
     let storm_time = Duration::from_secs(args.seconds * STORM_PERCENT / 100);
     let calm_time = Duration::from_secs(args.seconds).saturating_sub(storm_time);
     let mut samples = Vec::new();
-    let watch = Watch { pid: sidecar.pid(), load: &load, fleet: &fleet };
+    let watch = Watch { pid: sidecar.pid(), metrics: sidecar.metrics, load: &load, fleet: &fleet };
     eprintln!("soak: {} streams, storm for {} s", args.streams, storm_time.as_secs());
     let storm = watch.phase(Phase::Storm, args.streams, storm_time, &mut samples).await?;
     let expired = fleet.expired();
@@ -122,6 +123,7 @@ fn enough_descriptors(streams: u64) -> Result<()> {
 /// What is watched during a phase.
 struct Watch<'w> {
     pid: u32,
+    metrics: SocketAddr,
     load: &'w Arc<Load>,
     fleet: &'w Fleet,
 }
@@ -165,7 +167,7 @@ impl Watch<'_> {
         }
         let mut part = part(tally?);
         eprintln!("soak: {} requests; waiting for rest", part.requests);
-        self.rest(&mut part).await;
+        self.rest(&mut part).await?;
         sleep(SETTLE).await;
         part.rss_at_rest_kib = rss_kib(self.pid)?;
         Ok(part)
@@ -181,19 +183,23 @@ impl Watch<'_> {
         })
     }
 
-    async fn rest(&self, part: &mut Part) {
+    /// Waits until neither the sidecar nor an engine holds or does anything.
+    async fn rest(&self, part: &mut Part) -> Result<()> {
         let began = Instant::now();
         let mut steady = 0;
         while steady < STEADY {
             sleep(LOOK).await;
-            let holdings = self.fleet.holdings();
+            let own = gauges::holdings(self.metrics).await?;
+            let holdings =
+                self.fleet.holdings().into_iter().chain(own).reduce(|all, own| format!("{all}; {own}"));
             steady = if holdings.is_none() { steady + 1 } else { 0 };
             if began.elapsed() > REST {
                 part.left = holdings.or_else(|| Some("something, now and then".to_owned()));
-                return;
+                return Ok(());
             }
         }
         part.rest_after_s = Some(began.elapsed().as_secs_f64());
+        Ok(())
     }
 }
 

@@ -137,7 +137,11 @@ fn run(seed: u64) -> (Counts, World) {
     let recovery = recovery(&mut dice);
     let client_leaves = if dice.chance(40) { dice.below(3 * SLOWEST) } else { NEVER };
     let ledger = Ledger::new();
-    let (handoff, commands) = Handoff::start(ledger.clone(), Arc::clone(&limits), recovery, time(0));
+    let (handoff, commands) = if dice.chance(5) {
+        Handoff::alone(ledger.clone(), Arc::clone(&limits), time(0))
+    } else {
+        Handoff::start(ledger.clone(), Arc::clone(&limits), recovery, time(0))
+    };
     let mut simulation = Simulation { lives: vec![handoff], world: World::new(dice), ledger, limits };
     simulation.follow(0, commands);
     simulation.world.at(client_leaves, Happening::ClientLeaves);
@@ -179,7 +183,7 @@ fn every_schedule_ends_with_nothing_outstanding_and_one_answer() {
         run(seed.parse().expect("KVFERRY_SEED is a number"));
         return;
     }
-    let mut seen = [0_u64; 8];
+    let mut seen = [0_u64; 9];
     for seed in 0..SCHEDULES {
         match std::panic::catch_unwind(|| run(seed)) {
             Ok((counts, world)) => {
@@ -192,6 +196,7 @@ fn every_schedule_ends_with_nothing_outstanding_and_one_answer() {
                     u64::from(world.orphans),
                     u64::from(world.retries),
                     u64::from(world.local),
+                    u64::from(world.begun),
                 ];
                 seen.iter_mut().zip(this).for_each(|(sum, count)| *sum += count);
             }
@@ -211,6 +216,7 @@ fn every_schedule_ends_with_nothing_outstanding_and_one_answer() {
         "attempt given up",
         "retried",
         "local prefill",
+        "answer begun ahead of decode",
     ];
     for (count, what) in seen.into_iter().zip(outcomes) {
         assert!(count > SCHEDULES / 1000, "only {count} of {SCHEDULES} schedules had: {what}");

@@ -72,6 +72,10 @@ pub(crate) struct World {
     pub(crate) local: u32,
     pub(crate) kv_read: bool,
     pub(crate) answers: u32,
+    /// With what prefill returned, before decode has answered.
+    pub(crate) begun: bool,
+    /// Somebody reads decode's answer.
+    reading: bool,
     /// With what, if it was not decode's answer.
     pub(crate) answered: Option<Command>,
     /// Cores that tried to release.
@@ -100,6 +104,8 @@ impl World {
             local: 0,
             kv_read: false,
             answers: 0,
+            begun: false,
+            reading: false,
             answered: None,
             releasing: BTreeSet::new(),
             broken: 0,
@@ -178,7 +184,14 @@ impl World {
                 return (Some((attempt.runs, attempt.named)), None);
             }
             Command::AskLocal => return (None, Some(Event::LocalGranted(self.dice.chance(60)))),
-            Command::SendDecode(how) => self.send_decode(how),
+            Command::SendDecode(how) => {
+                self.send_decode(how);
+                if how == Decode::AfterPrefill && self.dice.chance(20) {
+                    self.begun = true;
+                    self.answers += 1;
+                    return (None, Some(Event::AnswerBegun));
+                }
+            }
             Command::CancelDecode => {
                 assert!(self.decode_runs, "cancelled a decode that does not run");
                 self.end_decode();
@@ -190,7 +203,9 @@ impl World {
             Command::AnswerDecode => {
                 assert!(self.decode_runs);
                 self.held_breached |= !self.alone && !self.refused && self.attempts[self.attempt_of(0)].runs;
-                self.answers += 1;
+                assert!(!(self.begun && self.refused), "told of a refusal behind the beginning of an answer");
+                self.answers += u32::from(!self.begun);
+                self.reading = true;
                 for part in std::mem::take(&mut self.unread) {
                     self.at(0, part);
                 }
@@ -298,7 +313,7 @@ impl World {
                 (attempt.life, event)
             }
             Happening::Decode { how, leg } => {
-                let answering = self.answers > 0;
+                let answering = self.reading;
                 (
                     0,
                     match how {

@@ -218,11 +218,9 @@ impl Attempt for Transfer {
         let anew = self.shared.compare(&self.target, self.used.as_ref(), found);
         lock(&self.shared.overlapped).pop(&asked.id);
         self.returned = returned.map(|kv| with_transfer_id(&kv, &self.transfer_id));
-        // A decode leg that runs already was sent without knowing the number, and its answer may have begun.
-        let knows = self.used.is_none() || anew;
         Ok(Accepted {
             kv: self.returned.is_some(),
-            cached_tokens: knows.then(|| cached_tokens(asked.api, answer)),
+            cached_tokens: Some(cached_tokens(asked.api, answer)),
             anew,
         })
     }

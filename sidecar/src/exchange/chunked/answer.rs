@@ -46,11 +46,16 @@ impl Chunk {
 
     /// Whether it was, and said anything to go on from.
     fn may_go_on(&self) -> bool {
-        self.was_cut() && !self.text.is_empty()
+        self.was_cut() && !self.is_empty()
     }
 
-    /// Whether the message is a text and nothing else: only that can be handed to the next chunk.
-    pub(super) fn is_text(&self) -> bool {
+    /// Whether it says nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        self.text.is_empty()
+    }
+
+    /// Whether the message is its text and nothing else: only that can be handed to the next chunk.
+    pub(super) fn is_only_text(&self) -> bool {
         let empty = |value: &Value| match value {
             Value::Null => true,
             Value::String(text) => text.is_empty(),
@@ -59,10 +64,9 @@ impl Chunk {
             Value::Bool(_) | Value::Number(_) => false,
         };
         let message = serde_json::from_slice::<serde_json::Map<String, Value>>(&self.message);
-        !self.text.is_empty()
-            && message.is_ok_and(|message| {
-                message.iter().all(|(name, value)| matches!(&**name, "role" | "content") || empty(value))
-            })
+        message.is_ok_and(|message| {
+            message.iter().all(|(name, value)| matches!(&**name, "role" | "content") || empty(value))
+        })
     }
 
     /// Tokens that it took, if it says so.
@@ -78,18 +82,20 @@ pub(super) struct Grown {
     last: Chunk,
     text: String,
     completion_tokens: u64,
+    chunks: u64,
     /// Nothing is to follow, whatever the last chunk says.
     closed: bool,
 }
 
 impl Grown {
-    /// Begins with the first chunk, which was asked for `limit` tokens. `left`: of the whole answer's.
+    /// Begins with the first chunk, which was asked for `limit` tokens.
     pub(super) fn new(first: Chunk, limit: u64) -> Self {
         let mut grown = Self {
             first: first.answer.clone(),
             last: first.clone(),
             text: String::new(),
             completion_tokens: 0,
+            chunks: 0,
             closed: false,
         };
         grown.take(first, limit);
@@ -100,11 +106,22 @@ impl Grown {
     pub(super) fn take(&mut self, chunk: Chunk, limit: u64) -> &str {
         // An engine that was stopped by the limit has used it.
         self.completion_tokens += chunk.completion_tokens().unwrap_or(limit);
+        self.chunks += 1;
         let from = self.text.len();
         let text = if chunk.may_go_on() { whole_characters(&chunk.text) } else { &chunk.text };
         self.text.push_str(text);
         self.last = chunk;
         &self.text[from..]
+    }
+
+    /// Tokens so far.
+    pub(super) fn completion_tokens(&self) -> u64 {
+        self.completion_tokens
+    }
+
+    /// Chunks so far.
+    pub(super) fn chunks(&self) -> u64 {
+        self.chunks
     }
 
     /// There is no room for more.
@@ -191,7 +208,7 @@ impl Grown {
                 name => get_path(&self.first, &[name]),
             };
             if let Some(value) = value {
-                frame += &format!(r#""{name}":{},"#, String::from_utf8_lossy(&value));
+                frame.extend(["\"", name, "\":", &String::from_utf8_lossy(&value), ","]);
             }
         }
         frame + rest + "}"
@@ -300,18 +317,18 @@ mod tests {
     fn a_message_that_is_more_than_text_is_told_apart() {
         let read = |message: &str| {
             let answer = format!(r#"{{"choices":[{{"message":{message},"finish_reason":"length"}}]}}"#);
-            Chunk::read(&answer.into()).map(|chunk| (chunk.is_text(), chunk.was_cut()))
+            Chunk::read(&answer.into()).map(|chunk| (chunk.is_only_text(), chunk.is_empty()))
         };
         assert_eq!(
             read(r#"{"role":"assistant","content":"x","reasoning":null,"annotations":[]}"#),
-            Some((true, true))
+            Some((true, false))
         );
-        assert_eq!(read(r#"{"role":"assistant","content":"x","reasoning":"so"}"#), Some((false, true)));
+        assert_eq!(read(r#"{"role":"assistant","content":"x","reasoning":"so"}"#), Some((false, false)));
         assert_eq!(
             read(r#"{"role":"assistant","content":null,"reasoning_content":"so"}"#),
             Some((false, true))
         );
-        assert_eq!(read(r#"{"role":"assistant","content":""}"#), Some((false, true)));
+        assert_eq!(read(r#"{"role":"assistant","content":""}"#), Some((true, true)));
         assert_eq!(read(r#"{"content":5}"#), None);
         for answer in
             ["{}", "[]", "", r#"{"choices":[]}"#, r#"{"choices":[{},{}]}"#, r#"{"choices":[{"text":"x"}]}"#]

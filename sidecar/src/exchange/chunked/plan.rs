@@ -80,7 +80,7 @@ pub(super) struct Plan {
     body: Chunks,
     document: Document<'static>,
     /// Tokens of one chunk.
-    size: u64,
+    pub(super) size: u64,
     /// Tokens of the whole answer; `None`: as many as the engine has room for.
     pub(super) budget: Option<u64>,
     /// The client wants events.

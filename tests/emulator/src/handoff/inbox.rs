@@ -84,7 +84,7 @@ impl Inbox {
     }
 }
 
-/// A request's right to a parcel. Dropped before the parcel came, it leaves word for the carrier.
+/// A request's right to a parcel. Dropped without it, whatever the reason, it leaves word for the carrier.
 pub(crate) struct LetterClaim {
     letter: Option<Letter>,
     engine: Arc<Engine>,
@@ -100,7 +100,8 @@ impl LetterClaim {
     pub(crate) async fn receive(mut self, hold: &mut BlockHold, wanted: usize) -> io::Result<()> {
         let engine = Arc::clone(&self.engine);
         let outcome = self.wait(hold, wanted).await;
-        if outcome.is_ok() || outcome.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::TimedOut) {
+        // A request that failed is gone like one that left: who still comes with its KV is sent away.
+        if outcome.is_ok() {
             self.letter = None;
         }
         outcome.inspect_err(|_| engine.stats.pull_refused.inc())
@@ -148,9 +149,11 @@ pub(crate) async fn serve(
     };
     let mut byte = [0];
     let note = tokio::select! {
-        note = engine.inbox.find(&parcel.transfer_id) => note,
+        // A carrier that left first: the note is for the next one.
+        biased;
         // A waiting carrier has nothing to say: whatever comes, it is no longer waiting.
         _ = socket.read(&mut byte) => return Err(io::ErrorKind::ConnectionAborted.into()),
+        note = engine.inbox.find(&parcel.transfer_id) => note,
     };
     let Note::Wanted(want) = note else {
         let reason = "the request that wanted this is gone".into();

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -59,11 +58,11 @@ impl Meeting {
     }
 
     /// Tells the prefill engine that nobody will read, now or as soon as it has computed.
-    async fn release(self, patience: Duration) -> io::Result<()> {
+    async fn release(self) -> io::Result<()> {
         let Door { host, port, engine_id } = locate(&self.place).await?;
         let what = What::Meet { space: self.space, blocks: 0 };
         let ask = Ask { engine_id, request_id: self.id, what };
-        Line::connect(&host, port).await?.ask(&ask, patience).await.map(drop)
+        Line::connect(&host, port).await?.ask(&ask, PEER_SILENCE).await.map(drop)
     }
 }
 
@@ -97,10 +96,9 @@ impl MeetClaim {
 impl Drop for MeetClaim {
     fn drop(&mut self) {
         if let Some(meeting) = self.meeting.take().filter(|meeting| meeting.releases) {
-            let patience = self.engine.config().rendezvous_timeout;
             self.engine.tasks.spawn(async move {
                 // Best effort; the offer's deadline is the safety net.
-                let _ = meeting.release(patience).await;
+                let _ = meeting.release().await;
             });
         }
     }

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
-use tokio::time::{Instant, sleep_until};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::ends::{Delivery, Lent};
 use super::key::Key;
@@ -31,6 +32,8 @@ pub(super) struct Slot {
     pub(super) offer: Option<Offer>,
     pub(super) lent: bool,
     pub(super) withdrawn: bool,
+    /// A reader said that it will not come; the next offer is over at once.
+    unwanted: bool,
     waiting: u32,
     pub(super) bell: Arc<Notify>,
 }
@@ -40,11 +43,12 @@ pub(super) struct Offer {
     born: Instant,
     pub(super) deadline: Instant,
     pub(super) done: oneshot::Sender<()>,
+    _expiry: Timer,
 }
 
 impl Slot {
     fn unused(&self) -> bool {
-        self.offer.is_none() && !self.lent && self.waiting == 0
+        self.offer.is_none() && !self.lent && !self.unwanted && self.waiting == 0
     }
 }
 
@@ -71,11 +75,37 @@ impl Meetings {
         }
         let born = Instant::now();
         let (done, told) = oneshot::channel();
+        if std::mem::take(&mut slot.unwanted) {
+            drop(hold);
+            self.stats.releases_without_read.inc();
+            // The receiver is in this very function.
+            let _ = done.send(());
+            if slot.unused() {
+                slots.remove(&key);
+            }
+            return Ok(Delivery::new(Arc::downgrade(self), key, told));
+        }
+        let expiry = self.runtime.spawn(expire(Arc::downgrade(self), key.clone(), born + keep));
         slot.withdrawn = false;
-        slot.offer = Some(Offer { hold, born, deadline: born + keep, done });
+        let expiry = Timer(expiry.abort_handle());
+        slot.offer = Some(Offer { hold, born, deadline: born + keep, done, _expiry: expiry });
         slot.bell.notify_waiters();
-        self.runtime.spawn(expire(Arc::downgrade(self), key.clone(), born + keep));
         Ok(Delivery::new(Arc::downgrade(self), key, told))
+    }
+
+    /// Ends the offer under `key` unread, or the next one if it is made within `patience`.
+    pub(crate) fn release(self: &Arc<Self>, key: &Key, patience: Duration) {
+        if let Some(lent) = self.borrow(key) {
+            return lent.done(false);
+        }
+        self.slots().entry(key.clone()).or_default().unwanted = true;
+        let (table, key) = (Arc::downgrade(self), key.clone());
+        self.runtime.spawn(async move {
+            sleep(patience).await;
+            if let Some(table) = table.upgrade() {
+                table.settle(&key, |slot| slot.unwanted = false);
+            }
+        });
     }
 
     /// Waits for an offer under `key` and borrows it. Dropping the future stops waiting.
@@ -158,6 +188,15 @@ impl Offer {
     }
 }
 
+/// A timer that ends with the offer it is for.
+pub(super) struct Timer(AbortHandle);
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 async fn expire(table: Weak<Meetings>, key: Key, deadline: Instant) {
     sleep_until(deadline).await;
     // Weak, so that a sleeping timer does not keep a restarted engine's memory alive.
@@ -215,6 +254,7 @@ mod tests {
     }
 
     const LONG: Duration = Duration::from_secs(600);
+    const SHORT: Duration = Duration::from_secs(10);
 
     #[tokio::test]
     async fn a_reader_that_came_first_gets_what_is_offered_later() {
@@ -260,6 +300,21 @@ mod tests {
         let _delivery = rig.offer("a", LONG).await;
         let hold = rig.pool.take(1).await;
         assert!(rig.table.offer(key("a"), hold, LONG).is_err());
+        assert_eq!(rig.pool.free(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_release_ends_the_offer_that_is_or_soon_will_be() {
+        let rig = Rig::new();
+        let mut delivery = rig.offer("a", LONG).await;
+        rig.table.release(&key("a"), SHORT);
+        assert!(delivery.delivered().await);
+        rig.table.release(&key("b"), SHORT);
+        rig.offer("b", LONG).await.detach();
+        assert_eq!((rig.pool.free(), rig.table.stats.releases_without_read.get()), (4, 2));
+        rig.table.release(&key("c"), SHORT);
+        tokio::time::sleep(SHORT * 2).await;
+        rig.offer("c", LONG).await.detach();
         assert_eq!(rig.pool.free(), 2);
     }
 

@@ -92,6 +92,10 @@ async fn meet(
     key: &Key,
     blocks: usize,
 ) -> io::Result<()> {
+    if blocks == 0 {
+        engine.meetings.release(key, engine.config().rendezvous_timeout);
+        return reply(socket, true).await;
+    }
     let lent = {
         let mut byte = [0];
         tokio::select! {
@@ -100,10 +104,6 @@ async fn meet(
             _ = socket.read(&mut byte) => return Err(io::ErrorKind::ConnectionAborted.into()),
         }
     };
-    if blocks == 0 {
-        lent.done(false);
-        return reply(socket, true).await;
-    }
     let offered = lent.hold().ids().len();
     if blocks > offered {
         let reason = format!("the prompt needs {blocks} blocks, {offered} are on offer");

@@ -120,9 +120,8 @@ pub(crate) fn yaml() -> BoxedStrategy<Vec<u8>> {
         1 => vec(scalar(), 0..4).prop_map(|items| format!("[{}]", items.join(", "))),
         1 => vec("[a-z0-9:.]{1,12}", 1..4).prop_map(|items| format!("\n  - {}", items.join("\n  - "))),
     ];
-    let lines = vec((key, value), 0..6).prop_map(|pairs| {
-        pairs.into_iter().map(|(key, value)| format!("{key}: {value}\n")).collect::<String>()
-    });
+    let line = (key, value).prop_map(|(key, value)| format!("{key}: {value}\n"));
+    let lines = vec(line, 0..6).prop_map(|lines| lines.concat());
     maybe_broken(lines.boxed())
 }
 

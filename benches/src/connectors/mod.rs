@@ -1,0 +1,182 @@
+//! `kvferry-bench connectors`: what each connector costs beside `nixlv2` serial, and what metrics and traces cost beside
+//! none, in CPU time of the sidecar for each request.
+//!
+//! Differences of some per cent are looked for on machines whose speed changes by more than that within a minute. So
+//! sides are never compared across minutes: each short window of a side lies between two of its base, and a second process
+//! of the base itself tells what remains of noise.
+
+mod chat;
+mod collector;
+mod engine;
+mod fleet;
+mod measure;
+mod plot;
+mod report;
+mod rounds;
+mod sides;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::Result;
+use crate::cli::ConnectorsArgs;
+use crate::procfs::{self, Machine};
+use crate::proxy::ratios::Ratio;
+use crate::proxy::{busy, stamp, write};
+
+use fleet::{Fleet, Sidecar};
+use rounds::{Cost, Triple};
+use sides::{Behind, Side, Traces};
+
+/// How long and how often is measured.
+#[derive(Debug, Clone, Copy)]
+struct Plan {
+    rounds: usize,
+    /// A window of a connector, and of the bases beside it.
+    connectors: Duration,
+    /// A window of telemetry: whole seconds, which hold as many scrapes.
+    telemetry: Duration,
+}
+
+/// Enough rounds for the median to lie within a per cent or so of the next run's; under five minutes.
+const FULL: Plan =
+    Plan { rounds: 11, connectors: Duration::from_millis(400), telemetry: Duration::from_secs(1) };
+
+/// A look.
+const QUICK: Plan = Plan { rounds: 3, ..FULL };
+
+impl Plan {
+    fn window(&self, side: &Side) -> Duration {
+        if side.scraped || side.traces != Traces::Off { self.telemetry } else { self.connectors }
+    }
+}
+
+/// What came of a side.
+#[derive(Debug, Clone)]
+struct Line {
+    side: Side,
+    cost: Cost,
+}
+
+/// What connectors.json holds.
+#[derive(Debug, Serialize)]
+struct Results<'a> {
+    /// When the run began, UTC.
+    date: String,
+    quick: bool,
+    /// What is measured.
+    what: String,
+    machine: Machine,
+    ratios: BTreeMap<String, Ratio>,
+    /// Ratios without a goal.
+    besides: BTreeMap<String, f64>,
+    notes: Vec<String>,
+    /// Sides that answered wrongly, or did not do what they are there for.
+    failures: &'a [String],
+    costs: BTreeMap<&'static str, &'a Cost>,
+}
+
+/// Runs the bench.
+///
+/// # Errors
+/// When a program cannot be started, an answer was wrong or missing, or a side did not do what it is there for.
+pub async fn run(arguments: &ConnectorsArgs) -> Result<()> {
+    let date = stamp::now();
+    let logs = arguments.out.join("logs");
+    fs::create_dir_all(&logs).map_err(|error| format!("--out {}: {error}", logs.display()))?;
+    let plan = if arguments.quick { QUICK } else { FULL };
+    let what = report::explain(plan);
+    println!("{what}");
+    let machine = procfs::machine();
+    let notes: Vec<String> = busy(&machine).into_iter().collect();
+    for note in &notes {
+        println!("note: {note}");
+    }
+    let fleet = Fleet::start(arguments, &logs).await?;
+    let measured = measure_all(&fleet, plan).await;
+    let failures: Vec<String> = fleet
+        .sidecars
+        .iter()
+        .filter_map(|sidecar| Some(format!("{}: {}", sidecar.side.name, fleet.seen(sidecar).err()?)))
+        .collect();
+    let lines: Vec<Line> = match &measured {
+        Ok(measured) => fleet
+            .sidecars
+            .iter()
+            .zip(measured)
+            .filter_map(|(sidecar, triples)| Some(Line { side: sidecar.side, cost: Cost::of(triples)? }))
+            .collect(),
+        Err(_) => Vec::new(),
+    };
+    fleet.stop().await;
+    measured?;
+    print!("{}", report::table(&lines));
+    let picture = plot::svg(&lines, &format!("{}, {} cores, {date}", machine.cpu, machine.cores));
+    let results = Results {
+        date,
+        quick: arguments.quick,
+        what,
+        machine,
+        ratios: lines.iter().filter_map(goal).collect(),
+        besides: lines.iter().filter(|line| line.side.goal.is_none()).map(named).collect(),
+        notes,
+        failures: &failures,
+        costs: lines.iter().map(|line| (line.side.name, &line.cost)).collect(),
+    };
+    write(&arguments.out.join("connectors.json"), &serde_json::to_string_pretty(&results)?)?;
+    write(&arguments.out.join("connectors.svg"), &picture)?;
+    if failures.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("these did not do what they are there for:\n  {}", failures.join("\n  ")).into())
+    }
+}
+
+/// Every side in every round, each between two windows of its base; every other round backwards, so that nobody always
+/// comes after the same neighbour.
+async fn measure_all(fleet: &Fleet, plan: Plan) -> Result<Vec<Vec<Triple>>> {
+    let mut measured = vec![Vec::new(); fleet.sidecars.len()];
+    for round in 0..plan.rounds {
+        println!("round {} of {}", round + 1, plan.rounds);
+        for base in &fleet.bases {
+            let mut order: Vec<usize> =
+                (0..measured.len()).filter(|index| behind(fleet, *index) == base.side.behind).collect();
+            if round % 2 == 1 {
+                order.reverse();
+            }
+            // The base between two sides is the neighbour of both.
+            let mut before: Option<(Duration, f64)> = None;
+            for index in order {
+                let sidecar = &fleet.sidecars[index];
+                let length = plan.window(&sidecar.side);
+                let fresh = before.filter(|(measured, _)| *measured == length).map(|(_, us)| us);
+                let base_before = match fresh {
+                    Some(us) => us,
+                    None => measure::window(base, length).await?,
+                };
+                let side = measure::window(sidecar, length).await?;
+                let base_after = measure::window(base, length).await?;
+                before = Some((length, base_after));
+                measured[index].push(Triple { before: base_before, side, after: base_after });
+            }
+        }
+    }
+    Ok(measured)
+}
+
+fn behind(fleet: &Fleet, index: usize) -> Behind {
+    let sidecar: &Sidecar = &fleet.sidecars[index];
+    sidecar.side.behind
+}
+
+fn named(line: &Line) -> (String, f64) {
+    (format!("{}_cpu_vs_nixlv2", line.side.name), line.cost.ratio)
+}
+
+fn goal(line: &Line) -> Option<(String, Ratio)> {
+    let (name, value) = named(line);
+    Some((name, Ratio { value, goal: line.side.goal?, at_least: false }))
+}

@@ -1,0 +1,89 @@
+//! From windows to ratios. Each window of a side lies between two of its base; a round's ratio is that of the side to the
+//! mean of both, so that a machine that slows down for seconds moves all three. What a side costs is the median of its
+//! rounds.
+
+use serde::Serialize;
+
+use crate::num::median;
+
+/// CPU time of the sidecar for each request in one window, µs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Triple {
+    /// The base's, right before.
+    pub(super) before: f64,
+    /// The side's.
+    pub(super) side: f64,
+    /// The base's, right after.
+    pub(super) after: f64,
+}
+
+impl Triple {
+    fn ratio(self) -> f64 {
+        self.side / f64::midpoint(self.before, self.after)
+    }
+}
+
+/// What the rounds of a side say.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Cost {
+    /// CPU time for each request, µs, the median of the rounds.
+    pub(super) us: f64,
+    /// The base's beside it, the median of the rounds.
+    pub(super) base_us: f64,
+    /// Median of the rounds' ratios.
+    pub(super) ratio: f64,
+    /// Half of the rounds lie between these two.
+    pub(super) quartiles: [f64; 2],
+    /// Every round's ratio, in the order they were measured.
+    pub(super) rounds: Vec<f64>,
+}
+
+impl Cost {
+    /// `None` without a round.
+    pub(super) fn of(triples: &[Triple]) -> Option<Self> {
+        let rounds: Vec<f64> = triples.iter().map(|triple| triple.ratio()).collect();
+        let mut sorted = rounds.clone();
+        sorted.sort_by(f64::total_cmp);
+        // The medians of the lower and the upper half, the middle one in both.
+        let half = sorted.len().div_ceil(2);
+        let quartile = |half: &[f64]| median(half.iter().copied());
+        Some(Self {
+            us: median(triples.iter().map(|triple| triple.side))?,
+            base_us: median(triples.iter().flat_map(|triple| [triple.before, triple.after]))?,
+            ratio: median(rounds.iter().copied())?,
+            quartiles: [quartile(&sorted[..half])?, quartile(&sorted[sorted.len() - half..])?],
+            rounds,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn triple(before: f64, side: f64, after: f64) -> Triple {
+        Triple { before, side, after }
+    }
+
+    #[test]
+    fn a_machine_that_slows_down_evenly_does_not_show() {
+        let cost = Cost::of(&[triple(10.0, 22.0, 30.0), triple(100.0, 110.0, 100.0), triple(1.0, 1.1, 1.0)])
+            .unwrap();
+        assert!((cost.ratio - 1.1).abs() < 1e-9, "{cost:?}");
+        assert!((cost.us - 22.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn one_bad_round_moves_neither_median_nor_quartiles_far() {
+        let good = [1.01, 1.02, 1.03, 1.04, 5.0].map(|side| triple(1.0, side, 1.0));
+        let cost = Cost::of(&good).unwrap();
+        assert!((cost.ratio - 1.03).abs() < 1e-9);
+        assert!((cost.quartiles[0] - 1.02).abs() < 1e-9 && (cost.quartiles[1] - 1.04).abs() < 1e-9);
+        assert_eq!(cost.rounds.len(), 5);
+    }
+
+    #[test]
+    fn nothing_measured_is_no_cost() {
+        assert_eq!(Cost::of(&[]), None);
+    }
+}
