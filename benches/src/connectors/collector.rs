@@ -5,7 +5,6 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, header};
@@ -14,9 +13,9 @@ use hyper::body::{Body, Incoming};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpListener;
 
-use crate::{Result, forwarder};
+use super::aside;
+use crate::Result;
 
 /// An empty message: no compression, no length.
 const EMPTY: &[u8] = &[0; 5];
@@ -35,33 +34,23 @@ impl Collector {
     /// # Errors
     /// When there is no port or no thread.
     pub(super) fn start() -> Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let listener = runtime.block_on(async { forwarder::bind(SocketAddr::from(([127, 0, 0, 1], 0))) })?;
-        let address = listener.local_addr()?;
         let taken = Arc::new(AtomicU64::new(0));
         let counts = Arc::clone(&taken);
-        thread::Builder::new()
-            .name("collector".to_owned())
-            .spawn(move || runtime.block_on(serve(listener, counts)))?;
+        let address = aside::listen("collector", move |stream| {
+            let counts = Arc::clone(&counts);
+            async move {
+                let service = service_fn(move |request| take(Arc::clone(&counts), request));
+                let connection = http2::Builder::new(TokioExecutor::new());
+                // The exporter's end is no event here.
+                let _ = connection.serve_connection(TokioIo::new(stream), service).await;
+            }
+        })?;
         Ok(Self { address, taken })
     }
 
     /// Bytes of exported spans so far.
     pub(super) fn taken(&self) -> u64 {
         self.taken.load(Ordering::Relaxed)
-    }
-}
-
-async fn serve(listener: TcpListener, taken: Arc<AtomicU64>) {
-    while let Ok((stream, _)) = listener.accept().await {
-        let _ = stream.set_nodelay(true);
-        let taken = Arc::clone(&taken);
-        tokio::spawn(async move {
-            let service = service_fn(move |request| take(Arc::clone(&taken), request));
-            let connection = http2::Builder::new(TokioExecutor::new());
-            // The exporter's end is no event here.
-            let _ = connection.serve_connection(TokioIo::new(stream), service).await;
-        });
     }
 }
 

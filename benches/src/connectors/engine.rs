@@ -5,7 +5,6 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
@@ -15,10 +14,10 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, header};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
-use tokio::net::TcpListener;
 
+use super::aside;
 use super::chat::REPLY;
-use crate::{Result, forwarder};
+use crate::Result;
 
 /// What is worth counting, by a request's body.
 type Counts = fn(&[u8]) -> bool;
@@ -48,14 +47,16 @@ impl Engine {
     /// # Errors
     /// When there is no port or no thread.
     pub(super) fn start(kind: Kind) -> Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let listener = runtime.block_on(async { forwarder::bind(SocketAddr::from(([127, 0, 0, 1], 0))) })?;
-        let address = listener.local_addr()?;
         let counted = Arc::new(AtomicU64::new(0));
-        let answers = Answers::new(kind, Arc::clone(&counted));
-        thread::Builder::new()
-            .name("engine".to_owned())
-            .spawn(move || runtime.block_on(serve(listener, answers)))?;
+        let answers = Arc::new(Answers::new(kind, Arc::clone(&counted)));
+        let address = aside::listen("engine", move |stream| {
+            let answers = Arc::clone(&answers);
+            async move {
+                let service = service_fn(|request| answer(&answers, request));
+                // The sidecar's end is no event here.
+                let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            }
+        })?;
         Ok(Self { address, counted })
     }
 
@@ -68,7 +69,6 @@ impl Engine {
 /// The member that names the offer of [`Kind::Offers`].
 const OFFERED: &str = "offered-by-decode";
 
-#[derive(Clone)]
 struct Answers {
     body: Bytes,
     counts: Counts,
@@ -112,19 +112,6 @@ fn offer() -> serde_json::Value {
     json!({"do_remote_prefill": false, "do_remote_decode": true, "remote_block_ids": [[1, 2, 3, 4, 5, 6, 7, 8]],
         "remote_engine_id": OFFERED, "remote_request_id": "chatcmpl-zero-0", "remote_host": "127.0.0.1",
         "remote_port": 5601, "tp_size": 1, "remote_num_tokens": 129, "transfer_mode": "pull"})
-}
-
-async fn serve(listener: TcpListener, answers: Answers) {
-    // A failed accept means no more descriptors, which the requests that then fail will say.
-    while let Ok((stream, _)) = listener.accept().await {
-        let _ = stream.set_nodelay(true);
-        let answers = answers.clone();
-        tokio::spawn(async move {
-            let service = service_fn(|request| answer(&answers, request));
-            // The sidecar's end is no event here.
-            let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
-        });
-    }
 }
 
 async fn answer(

@@ -75,7 +75,7 @@ impl Fleet {
         let (mut bases, mut sidecars) = (Vec::new(), Vec::new());
         for (behind, name) in [(Behind::Emulators, BASE.name), (Behind::Own, "nixlv2-own-engines")] {
             if sides.iter().any(|side| side.behind == behind) {
-                let base = Side { behind, name, ..BASE };
+                let base = Side { name, behind, ..BASE };
                 bases.push(
                     sidecar(arguments, base, pair(behind), bootstrap.address, logs, &mut processes).await?,
                 );

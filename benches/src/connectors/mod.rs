@@ -5,6 +5,7 @@
 //! sides are never compared across minutes: each short window of a side lies between two of its base, and a second process
 //! of the base itself tells what remains of noise.
 
+mod aside;
 mod chat;
 mod collector;
 mod engine;

@@ -2,7 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may stop at what cannot be")]
 
-use kvferry_splice::{Chunks, Edits, MAX_WATCHED_MEMBERS, MalformedKind, Missing, scan, set_path};
+use bytes::Bytes;
+use kvferry_splice::{Chunks, Edits, MAX_WATCHED_MEMBERS, MalformedKind, Missing, scan, scan_chunks, set_path};
 
 const WATCH: [&str; 2] = ["stream", "n"];
 
@@ -132,4 +133,20 @@ fn a_number_deep_inside_is_set_and_its_parents_are_created_where_asked() {
     }
     assert_eq!(set(r#"{"usage":{}}"#, Missing::Leave), None);
     assert_eq!(set(r#"{"usage":{"prompt_tokens_details":{}}}"#, Missing::Leave), None);
+}
+
+#[test]
+fn a_body_in_pieces_is_scanned_and_cut_like_one_in_a_row() {
+    let text = r#" {"a":[1,2],"name":"x \u0022","b":{"name":1}} "#;
+    for size in 1..text.len() {
+        let mut body = Chunks::new();
+        text.as_bytes().chunks(size).for_each(|piece| body.push(Bytes::copy_from_slice(piece)));
+        let value = scan_chunks(&body, &["name"]).unwrap().value("name").unwrap();
+        assert_eq!(value, scan(text.as_bytes(), &["name"]).unwrap().value("name").unwrap());
+        let (mut before, after) = (body.slice(0..value.start), body.slice(value.start..text.len() + 9));
+        assert_eq!((before.len(), after.len()), (value.start, text.len() - value.start));
+        before.extend(after);
+        assert_eq!((before.len(), before.to_bytes()), (text.len(), Bytes::from(text)));
+    }
+    assert!(scan_chunks(&Chunks::new(), &["name"]).is_err());
 }

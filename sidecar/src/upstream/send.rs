@@ -188,7 +188,13 @@ fn was_reset(error: &hyper::Error) -> bool {
     let kind = error.source().and_then(|source| source.downcast_ref::<io::Error>()).map(io::Error::kind);
     matches!(
         kind,
-        Some(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected)
+        Some(
+            io::ErrorKind::ConnectionReset
+                | io::ErrorKind::BrokenPipe
+                | io::ErrorKind::NotConnected
+                // TLS that ended without a word: who was killed says none.
+                | io::ErrorKind::UnexpectedEof
+        )
     )
 }
 

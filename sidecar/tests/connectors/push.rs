@@ -53,7 +53,7 @@ fn once(faults: Faults) -> Faults {
 
 fn shown(answer: &Answer) -> Value {
     // Ids in an answer are made from the legs' request id, which is another for every attempt.
-    content(answer, &["usage", "id", "item_id"])
+    content(answer, &["usage", "id", "item_id", "request_id"])
 }
 
 fn params(leg: &Received) -> Value {
@@ -166,6 +166,22 @@ async fn every_attempt_has_ids_of_its_own_that_both_legs_share() {
         let transfer = params(&prefill)["transfer_id"].clone();
         assert_eq!(params(&decode)["transfer_id"], transfer);
         assert!(ids.insert(id.to_owned()) && ids.insert(transfer.to_string()));
+    }
+    sidecar.end().await;
+}
+
+#[tokio::test]
+async fn a_responses_legs_share_the_id_that_its_api_has_in_the_body() {
+    let prefill = Scripted::answering(json_answer(200, &identity("e-1"))).await;
+    let decode = Scripted::answering(json_answer(200, "{}")).await;
+    let sidecar = Sidecar::start(decode.port(), &[PUSH]);
+    let mut ids = BTreeSet::new();
+    for (n, body) in [r#"{"input":"i"}"#, r#"{"input":"i","request_id":"mine"}"#].into_iter().enumerate() {
+        Ask::post("/v1/responses", body).prefill(&prefill.host_port()).send(sidecar.address()).await.ok();
+        let id = |leg: Received| serde_json::from_str::<Value>(&leg.text()).unwrap()["request_id"].clone();
+        let (prefill, decode) = (id(prefill.requests().remove(n)), id(decode.requests().remove(n)));
+        assert_eq!(prefill, decode);
+        assert!(prefill.as_str().unwrap().starts_with("resp_") && ids.insert(prefill.to_string()));
     }
     sidecar.end().await;
 }

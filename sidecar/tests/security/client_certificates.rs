@@ -21,7 +21,7 @@ async fn guarded(
     version: &'static SupportedProtocolVersion,
 ) -> [Front; 2] {
     let config = || config(&world.authority.server(&["localhost"]), Some(clients), &[version]);
-    [Front::with(config(), &world.prefill).await, Front::with(config(), &world.decode).await]
+    [Front::with(config(), world.prefill.addr()).await, Front::with(config(), world.decode.addr()).await]
 }
 
 #[tokio::test]

@@ -1,9 +1,8 @@
-//! TLS in front of an engine that knows none: decrypts, and passes bytes on.
+//! TLS in front of an engine that knows none: decrypts, and passes bytes on. It ends its connections as rudely as can be.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use kvferry_emulator::Emulator;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -46,16 +45,15 @@ impl Drop for Front {
 
 impl Front {
     /// One that shows `pair` to everybody.
-    pub(crate) async fn showing(pair: &Pair, engine: &Emulator) -> Self {
+    pub(crate) async fn showing(pair: &Pair, engine: SocketAddr) -> Self {
         Self::with(config(pair, None, VERSIONS), engine).await
     }
 
-    pub(crate) async fn with(config: ServerConfig, engine: &Emulator) -> Self {
+    pub(crate) async fn with(config: ServerConfig, engine: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let met = Arc::new(Mutex::new(Vec::new()));
         let (acceptor, seen) = (TlsAcceptor::from(Arc::new(config)), Arc::clone(&met));
-        let engine = engine.addr();
         let accepting = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
@@ -105,7 +103,7 @@ pub(crate) fn config(
 }
 
 async fn pass(acceptor: TlsAcceptor, stream: TcpStream, engine: SocketAddr, seen: Arc<Mutex<Vec<Met>>>) {
-    let mut stream = match acceptor.accept(stream).into_fallible().await {
+    let stream = match acceptor.accept(stream).into_fallible().await {
         Ok(stream) => stream,
         Err((_, mut stream)) => {
             // Closing with the client's bytes unread would be a reset, and that can overtake the alert.
@@ -121,6 +119,11 @@ async fn pass(acceptor: TlsAcceptor, stream: TcpStream, engine: SocketAddr, seen
         certificate: state.peer_certificates().map(|chain| chain[0].clone()),
     });
     let Ok(mut engine) = TcpStream::connect(engine).await else { return };
-    // Either side ending is the end.
-    let _ = tokio::io::copy_bidirectional(&mut stream, &mut engine).await;
+    let (mut from_client, mut to_client) = tokio::io::split(stream);
+    let (mut from_engine, mut to_engine) = engine.split();
+    // Either side ending is the end, and without a word to the other: that is how TLS ends where a process was killed.
+    tokio::select! {
+        _ = tokio::io::copy(&mut from_client, &mut to_engine) => {}
+        _ = tokio::io::copy(&mut from_engine, &mut to_client) => {}
+    }
 }

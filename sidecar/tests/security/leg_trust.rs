@@ -21,7 +21,7 @@ async fn a_prefill_engine_that_cannot_be_verified_is_not_asked() {
         (world.authority.server(&["elsewhere"]), "not valid for name \"localhost\""),
         (world.authority.expired("localhost"), "certificate expired"),
     ] {
-        let front = Front::showing(&pair, &world.prefill).await;
+        let front = Front::showing(&pair, world.prefill.addr()).await;
         let answer = handoff(&sidecar, &front.target()).await;
         answer.is_error(502, "prefill_tls", reason);
         assert!(answer.json()["message"].as_str().unwrap().contains(&front.target()));
@@ -39,7 +39,7 @@ async fn a_prefill_engine_that_cannot_be_verified_is_not_asked() {
 async fn a_decode_engine_that_cannot_be_verified_is_not_asked() {
     let world = World::start().await;
     let stranger = Authority::new("somebody");
-    let front = Front::showing(&stranger.server(&["localhost"]), &world.decode).await;
+    let front = Front::showing(&stranger.server(&["localhost"]), world.decode.addr()).await;
     let sidecar = Sidecar::start(front.port(), &["--enable-tls=decoder", &world.trust()]);
     let to = sidecar.address();
     let reason = "no trusted authority signed it";
@@ -98,7 +98,7 @@ async fn without_verification_nothing_of_a_certificate_matters() {
         world.authority.server(&["elsewhere"]),
         world.authority.expired("localhost"),
     ] {
-        let front = Front::showing(&pair, &world.prefill).await;
+        let front = Front::showing(&pair, world.prefill.addr()).await;
         handoff(&sidecar, &front.target()).await.ok();
     }
     world.end(sidecar).await;
@@ -108,7 +108,7 @@ async fn without_verification_nothing_of_a_certificate_matters() {
 async fn legs_speak_no_version_below_the_configured_one() {
     let world = World::start().await;
     let old = config(&world.authority.server(&["localhost"]), None, &[&TLS12]);
-    let front = Front::with(old, &world.prefill).await;
+    let front = Front::with(old, world.prefill.addr()).await;
     let flags = ["--enable-tls=prefiller", &world.trust()];
     let sidecar = Sidecar::start(world.decode.addr().port(), &flags);
     handoff(&sidecar, &front.target()).await.ok();
@@ -125,7 +125,7 @@ async fn a_new_bundle_is_read_while_the_sidecar_runs() {
     let world = World::start().await;
     let sidecar = Sidecar::start(world.decode.addr().port(), &["--enable-tls=prefiller", &world.trust()]);
     let other = Authority::new("next year's");
-    let front = Front::showing(&other.server(&["localhost"]), &world.prefill).await;
+    let front = Front::showing(&other.server(&["localhost"]), world.prefill.addr()).await;
     handoff(&sidecar, &front.target()).await.is_error(502, "prefill_tls", "no trusted authority signed it");
     world.folder.write("ca.crt", &(world.authority.pem() + &other.pem()));
     eventually(async || handoff(&sidecar, &front.target()).await.status.is_success()).await;
@@ -136,7 +136,8 @@ async fn a_new_bundle_is_read_while_the_sidecar_runs() {
 #[tokio::test]
 async fn a_candidate_that_cannot_be_verified_is_passed_over_where_others_may_serve() {
     let world = World::start().await;
-    let front = Front::showing(&Authority::new("somebody").server(&["localhost"]), &world.prefill).await;
+    let front =
+        Front::showing(&Authority::new("somebody").server(&["localhost"]), world.prefill.addr()).await;
     let flags = ["--enable-tls=prefiller", &world.trust(), "--prefill-failure-policy=retry-other"];
     let sidecar = Sidecar::start(world.decode.addr().port(), &flags);
     let candidates = format!("{},{}", front.target(), world.prefill_front.target());

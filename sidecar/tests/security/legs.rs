@@ -1,7 +1,10 @@
 //! Legs that are dialled with https, each by its own word in `--enable-tls`.
 
+use std::collections::HashSet;
+use std::sync::Mutex;
+
 use crate::child::{empty, engine};
-use crate::common::{APIS, Ask, Raw, Sidecar};
+use crate::common::{APIS, Ask, Raw, Scripted, Sidecar, json_answer};
 use crate::front::{Front, Met};
 use crate::pki::{Authority, Folder};
 use kvferry_emulator::Emulator;
@@ -22,8 +25,8 @@ impl World {
         let folder = Folder::new();
         folder.write("ca.crt", &authority.pem());
         let (prefill, decode) = (engine().await, engine().await);
-        let prefill_front = Front::showing(&authority.server(&["localhost"]), &prefill).await;
-        let decode_front = Front::showing(&authority.server(&["localhost"]), &decode).await;
+        let prefill_front = Front::showing(&authority.server(&["localhost"]), prefill.addr()).await;
+        let decode_front = Front::showing(&authority.server(&["localhost"]), decode.addr()).await;
         Self { authority, folder, prefill, decode, prefill_front, decode_front }
     }
 
@@ -119,9 +122,51 @@ async fn the_flags_of_older_releases_name_the_same_legs() {
 #[tokio::test]
 async fn an_engine_reached_by_its_address_shows_a_certificate_for_that_address() {
     let world = World::start().await;
-    let front = Front::showing(&world.authority.server(&["127.0.0.1"]), &world.prefill).await;
+    let front = Front::showing(&world.authority.server(&["127.0.0.1"]), world.prefill.addr()).await;
     let sidecar = Sidecar::start(world.decode.addr().port(), &["--enable-tls=prefiller", &world.trust()]);
     hands_over(&sidecar, &format!("127.0.0.1:{}", front.port())).await;
     assert!(front.met().iter().all(|met| met.name.is_none()), "an address is no server name");
+    world.end(sidecar).await;
+}
+
+/// Answers the first request of each connection, and at the second closes it.
+async fn once_each(answer: &'static str) -> Scripted {
+    let served = Mutex::new(HashSet::new());
+    Scripted::start(move |mut exchange| {
+        let first = served.lock().unwrap().insert(exchange.request.connection);
+        async move {
+            if first {
+                exchange.write(json_answer(200, answer)).await;
+            }
+            first.then_some(exchange)
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_ends_without_a_word_loses_no_request() {
+    let world = World::start().await;
+    let pair = world.authority.server(&["localhost"]);
+    let prefill = once_each(r#"{"kv_transfer_params":{"a":1}}"#).await;
+    let decode = once_each("{}").await;
+    let [prefill_front, decode_front] =
+        [Front::showing(&pair, prefill.address()).await, Front::showing(&pair, decode.address()).await];
+    let flags = ["--enable-tls=prefiller,decoder", &world.trust(), "--workers=1"];
+    let sidecar = Sidecar::start(decode_front.port(), &flags);
+    for _ in 0..4 {
+        let ask = Ask::post(APIS[0].path, APIS[0].body(false)).prefill(&prefill_front.target());
+        ask.send(sidecar.address()).await.ok();
+        // Without a body: one that flows from the client exists only once.
+        Ask::get("/v1/models").send(sidecar.address()).await.ok();
+    }
+    // Each was met a second time on the connection on which it had answered.
+    for engine in [prefill, decode] {
+        let mut connections: Vec<usize> =
+            engine.requests().iter().map(|request| request.connection).collect();
+        let all = connections.len();
+        connections.dedup();
+        assert!(connections.len() < all, "{connections:?}");
+    }
     world.end(sidecar).await;
 }

@@ -31,9 +31,13 @@ use super::{
 };
 use crate::request::Asked;
 use crate::request::headers::unshared;
+use crate::request::route::Api;
 
 use identity::Identity;
 use known::{Choice, Known};
+
+/// By this member vLLM names a response, whatever the request's header says.
+const RESPONSE_ID: &str = "request_id";
 
 /// Names one transfer to both engines.
 const TRANSFER_ID: &str = "transfer_id";
@@ -120,7 +124,7 @@ impl Shared {
 
 impl Connector for Push {
     fn watch(&self) -> &'static [&'static str] {
-        &[KV]
+        &[KV, RESPONSE_ID]
     }
 
     fn patience(&self) -> Option<Duration> {
@@ -147,6 +151,7 @@ impl Connector for Push {
             shared: Arc::clone(shared),
             target: target.clone(),
             request_id: own_id(&asked.id, &id),
+            own: id,
             prefill: source::extend(params, source.as_ref()),
             transfer_id,
             used,
@@ -172,6 +177,8 @@ struct Transfer {
     shared: Arc<Shared>,
     target: Endpoint,
     transfer_id: String,
+    /// What is new in this attempt's ids.
+    own: String,
     /// Both legs' request id.
     request_id: HeaderValue,
     /// The `kv_transfer_params` of the prefill leg.
@@ -184,7 +191,10 @@ struct Transfer {
 }
 
 impl Transfer {
-    fn leg(&self, asked: &Asked, edits: Edits<'_>) -> Outgoing {
+    fn leg<'n>(&self, asked: &Asked, mut edits: Edits<'n>) -> Outgoing {
+        if asked.api == Api::Responses {
+            edits = edits.set(RESPONSE_ID, format!("\"resp_{}\"", self.own));
+        }
         let mut leg = asked.edit(edits);
         leg.headers.push((HeaderName::from_static(REQUEST_ID), self.request_id.clone()));
         leg

@@ -1,0 +1,418 @@
+//! One cell: an event happens to one way of handing over, and what everybody sees of it is compared with the table.
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use kvferry_emulator::{Emulator, Faults, Speeds};
+use kvferry_handoff::Counts;
+use serde_json::Value;
+use socket2::Socket;
+
+use crate::column::Column;
+use crate::common::{
+    Ask, Dice, LEASE, LONG_GRACE, Opened, PATIENCE, SHORT_GRACE, Sidecar, eventually, reserve_port,
+};
+use crate::event::Event;
+use crate::expect::{Engine, Held, Sees};
+use crate::table::Expected;
+
+/// The lease of cells in which it is what frees the KV.
+const SHORT_LEASE: Duration = Duration::from_secs(1);
+
+/// Between two looks at a state that is waited for.
+const LOOK: Duration = Duration::from_millis(3);
+
+/// What an engine says when it is told to fail: its spaces must come through.
+const WORDS: &str = "{\"error\": {\"engine\": \"own\" } }\n";
+
+/// Tokens of an answer that is to end, and of one that is not.
+const SHORT: usize = 12;
+const LONG: usize = 500;
+
+/// Attempts to leave just when prefill answers.
+const ATTEMPTS: u64 = 8;
+
+/// Two engines, the sidecar between them, and what was so before the event.
+pub(crate) struct Cell {
+    column: Column,
+    event: Event,
+    prefill: Option<Emulator>,
+    decode: Option<Emulator>,
+    /// Keeps the port of a decode engine that is gone from others.
+    _decode_port: Socket,
+    sidecar: Sidecar,
+    before: Counts,
+}
+
+/// Flags that an event needs.
+fn flags(event: Event, column: Column) -> Vec<&'static str> {
+    match event {
+        Event::PrefillHangs => vec!["--prefill-timeout=500ms", SHORT_GRACE],
+        Event::DecodeHangs if column == Column::Sglang => vec!["--prefill-timeout=500ms"],
+        Event::PrefillTalksNonsense | Event::DecodeHangs | Event::StreamHangs => {
+            vec!["--decode-stall-timeout=1s"]
+        }
+        Event::RequestTakesTooLong => vec!["--request-timeout=1s"],
+        Event::ClientLeavesInPrefill => vec![SHORT_GRACE],
+        Event::ClientLeavesAsPrefillEnds | Event::ClientLeavesBetween => vec![LONG_GRACE],
+        Event::HugeBody => vec!["--max-body-size=1000"],
+        _ => Vec::new(),
+    }
+}
+
+/// Runs one cell. Returns in what it differs from the table.
+pub(crate) async fn run(column: Column, event: Event, expected: &Expected) -> Vec<String> {
+    let lease = if expected.end.held == Held::Nothing { LEASE } else { SHORT_LEASE };
+    let mut cell = Cell::start(column, event, lease).await;
+    cell.prepare().await;
+    let sees = cell.happens().await;
+    let mut differs = Vec::new();
+    if sees != expected.sees {
+        differs.push(format!("the client sees {sees:?}, not {:?}", expected.sees));
+    }
+    if let Some(left) = cell.settles().await {
+        differs.push(left);
+    }
+    let (prefill, decode) = (cell.legs(cell.prefill.as_ref()), cell.legs(cell.decode.as_ref()));
+    for (engine, leg, seen) in [("prefill", expected.prefill, prefill), ("decode", expected.decode, decode)] {
+        if !leg.allows(seen) {
+            differs.push(format!("{engine} got {seen} legs, not {leg:?}"));
+        }
+    }
+    let counts = cell.account();
+    if !expected.end.account.allows(counts) {
+        differs.push(format!("the ledger says {counts:?}, not {:?}", expected.end.account));
+    }
+    let expired = cell.prefill.as_ref().map_or(0, |prefill| prefill.state().totals.expired);
+    if match expected.end.held {
+        Held::Nothing => expired != 0,
+        Held::UntilLease => expired != 1,
+        Held::AtMostUntilLease => false,
+    } {
+        differs.push(format!("{expired} leases ran out, not as in {:?}", expected.end.held));
+    }
+    cell.serves_on().await;
+    cell.sidecar.stop(Duration::from_secs(2)).await;
+    differs
+}
+
+impl Cell {
+    async fn start(column: Column, event: Event, lease: Duration) -> Self {
+        let (port, decode_port) = reserve_port();
+        let prefill = Emulator::start(column.prefill(lease)).await.unwrap();
+        let mut decode = column.decode();
+        decode.port = port;
+        let decode = Emulator::start(decode).await.unwrap();
+        let mut all = column.flags(&prefill, &decode);
+        all.push("--workers=1".to_owned());
+        all.extend(flags(event, column).into_iter().map(str::to_owned));
+        let all: Vec<&str> = all.iter().map(String::as_str).collect();
+        let sidecar = Sidecar::start(port, &all);
+        let before = sidecar.ledger();
+        Self {
+            column,
+            event,
+            prefill: Some(prefill),
+            decode: Some(decode),
+            _decode_port: decode_port,
+            sidecar,
+            before,
+        }
+    }
+
+    fn prefill(&self) -> &Emulator {
+        self.prefill.as_ref().expect("it is stopped by its own event only")
+    }
+
+    fn decode(&self) -> &Emulator {
+        self.decode.as_ref().expect("it is stopped by its own event only")
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.sidecar.address()
+    }
+
+    fn ask(&self, body: &Value) -> Ask {
+        Ask::post(self.column.path(), body.to_string()).prefill(&self.prefill().host_port())
+    }
+
+    /// What has to be so before the event can happen.
+    async fn prepare(&mut self) {
+        let body = self.column.body(true, SHORT);
+        if self.column == Column::Push {
+            // Only its answer tells who the prefill engine is.
+            self.ask(&body).send(self.address()).await.ok();
+        }
+        if self.column == Column::DecodeFirst && self.event.is_for_first() {
+            // The decode engine knows the prompt, so it takes the request when it is asked first.
+            Ask::post(self.column.path(), body.to_string()).send(self.decode().addr()).await.ok();
+        }
+        let ledger = || self.sidecar.ledger();
+        eventually("nothing is outstanding", || ledger().outstanding() == 0).await;
+        eventually("engines are idle", || self.prefill().state().idle() && self.decode().state().idle())
+            .await;
+        self.prefill().clear_requests();
+        self.decode().clear_requests();
+        self.before = self.sidecar.ledger();
+    }
+
+    /// Acts on the legs, and not on releases.
+    fn on_legs(&self, faults: Faults) -> Faults {
+        Faults { path: Some(self.column.path().to_owned()), ..faults }
+    }
+
+    fn prefill_does(&self, faults: Faults) {
+        self.prefill().set_faults(self.on_legs(faults));
+    }
+
+    fn decode_does(&self, faults: Faults) {
+        self.decode().set_faults(self.on_legs(faults));
+    }
+
+    /// Lets the event happen.
+    async fn happens(&mut self) -> Sees {
+        let refuses =
+            |status| Faults { status: Some(status), body: Some(WORDS.to_owned()), ..Faults::default() };
+        let hangs = || Faults { hang: true, ..Faults::default() };
+        match self.event {
+            Event::PrefillRefuses => self.prefill_does(refuses(422)),
+            Event::PrefillFails => self.prefill_does(refuses(503)),
+            Event::PrefillBreaksOff => {
+                self.prefill_does(Faults { reset_after_bytes: Some(20), ..Faults::default() });
+            }
+            Event::PrefillTalksNonsense => self.prefill_does(Faults { not_json: true, ..Faults::default() }),
+            Event::PrefillHangs => self.prefill_does(hangs()),
+            Event::BootstrapFails => {
+                let path = if self.column == Column::Sglang { "/route" } else { "/query" };
+                self.prefill().set_faults(Faults { path: Some(path.to_owned()), ..refuses(503) });
+            }
+            Event::DecodeFails => self.decode_does(refuses(503)),
+            Event::DecodeBreaksOff => self.decode_does(Faults { reset_before: true, ..Faults::default() }),
+            Event::DecodeHangs | Event::RequestTakesTooLong | Event::ClientLeavesInDecode => {
+                self.decode_does(hangs());
+            }
+            Event::WholeAnswerBreaksOff => {
+                self.decode_does(Faults { reset_after_bytes: Some(40), ..Faults::default() });
+            }
+            Event::ReleaseIsRefused => self.decode().set_faults(refuses(500)),
+            Event::PrefillIsAway
+            | Event::DecodeIsAway
+            | Event::StreamBreaksOff
+            | Event::StreamHangs
+            | Event::ClientLeavesInPrefill
+            | Event::ClientLeavesAsPrefillEnds
+            | Event::ClientLeavesBetween
+            | Event::ClientLeavesInStream
+            | Event::MalformedJson
+            | Event::HugeBody => {}
+        }
+        let streams = self.event != Event::WholeAnswerBreaksOff;
+        let ask = self.ask(&self.column.body(streams, SHORT));
+        match self.event {
+            Event::PrefillIsAway if self.column == Column::Push => {
+                // It is the address that is known.
+                self.prefill.take().expect("it is there until now").stop();
+                self.seen(ask).await
+            }
+            Event::PrefillIsAway => {
+                // What is beside it, like a bootstrap server, is still there.
+                let target = format!("{}:1", self.prefill().addr().ip());
+                let body = self.column.body(true, SHORT).to_string();
+                self.seen(Ask::post(self.column.path(), body).prefill(&target)).await
+            }
+            Event::DecodeIsAway => {
+                self.decode.take().expect("it is there until now").stop();
+                self.seen(ask).await
+            }
+            Event::MalformedJson => {
+                let body = r#"{"messages": [, "model": "tiny"}"#;
+                let ask = Ask::post(self.column.path(), body).prefill(&self.prefill().host_port());
+                self.seen(ask).await
+            }
+            Event::HugeBody => {
+                let mut body = self.column.body(true, SHORT);
+                body["user"] = "x".repeat(2000).into();
+                self.seen(self.ask(&body)).await
+            }
+            Event::StreamBreaksOff | Event::StreamHangs | Event::ClientLeavesInStream => {
+                self.in_stream().await
+            }
+            Event::ClientLeavesInPrefill => self.leaves_in_prefill(ask, 10).await,
+            Event::ClientLeavesAsPrefillEnds => self.leaves_in_prefill(ask, 200).await,
+            Event::ClientLeavesBetween => self.leaves_between().await,
+            Event::ClientLeavesInDecode => self.leaves_in_decode(ask).await,
+            _ => self.seen(ask).await,
+        }
+    }
+
+    async fn seen(&self, ask: Ask) -> Sees {
+        match ask.open(self.address()).await {
+            Ok(answer) => rest(answer, String::new()).await,
+            Err(error) => Sees::Odd(format!("no answer: {error}")),
+        }
+    }
+
+    /// Something happens when the client has a part of its stream.
+    async fn in_stream(&self) -> Sees {
+        self.decode().set_speeds(Speeds { itl_ms: 20, ..Speeds::default() });
+        let ask = self.ask(&self.column.body(true, LONG));
+        let mut answer = ask.open(self.address()).await.unwrap();
+        let mut read = String::new();
+        // More than what a prefill engine could have computed.
+        while read.matches("data: ").count() < 3 {
+            read += &answer.until("\n\n").await;
+        }
+        let chunks = self.column == Column::Chunked;
+        match self.event {
+            Event::ClientLeavesInStream => {
+                drop(answer);
+                return Sees::Nothing;
+            }
+            // Of chunks it is the next request that it happens to.
+            Event::StreamBreaksOff if chunks => {
+                self.decode_does(Faults { reset_before: true, ..Faults::default() });
+            }
+            Event::StreamBreaksOff => self.decode().restart(),
+            _ if chunks => self.decode_does(Faults { hang: true, ..Faults::default() }),
+            _ => self.decode().set_speeds(Speeds { itl_ms: 3_600_000, ..Speeds::default() }),
+        }
+        rest(answer, read).await
+    }
+
+    async fn leaves_in_prefill(&self, ask: Ask, tokens_per_second: u64) -> Sees {
+        self.prefill().set_speeds(Speeds { prefill_rate: tokens_per_second, ..Speeds::default() });
+        let client = tokio::spawn(ask.try_send(self.address()));
+        eventually("prefill computes", || self.prefill().state().requests.running == 1).await;
+        if self.column.overlaps() {
+            eventually("decode waits", || self.decode().state().requests.waiting == 1).await;
+        }
+        client.abort();
+        Sees::Nothing
+    }
+
+    async fn leaves_between(&self) -> Sees {
+        self.prefill_does(Faults { delay_ms: 2, ..Faults::default() });
+        let mut dice = Dice::new(20_261_121);
+        for n in 0..ATTEMPTS {
+            let ask = self.ask(&self.column.body(n % 2 == 0, SHORT));
+            let client = tokio::spawn(ask.try_send(self.address()));
+            tokio::time::sleep(Duration::from_micros(dice.below(9_000))).await;
+            client.abort();
+        }
+        Sees::Nothing
+    }
+
+    async fn leaves_in_decode(&self, ask: Ask) -> Sees {
+        let client = tokio::spawn(ask.try_send(self.address()));
+        eventually("decode was asked", || self.legs(self.decode.as_ref()) == 1).await;
+        if self.column.overlaps() && self.column != Column::Sglang {
+            let leased = || self.prefill().state().blocks.held.leased;
+            eventually("prefill has computed the KV", || leased() > 0).await;
+        }
+        client.abort();
+        Sees::Nothing
+    }
+
+    /// Waits until nothing is held and nothing runs. `Some`: that was not to be.
+    async fn settles(&self) -> Option<String> {
+        let deadline = Instant::now() + PATIENCE;
+        let idle = |engine: &Option<Emulator>| engine.as_ref().is_none_or(|engine| engine.state().idle());
+        let mut steady = 0;
+        loop {
+            let settled = self.sidecar.ledger().outstanding() == 0
+                && self.sidecar.connections() == 0
+                && idle(&self.prefill)
+                && idle(&self.decode);
+            // A request may be between two of its steps.
+            steady = if settled { steady + 1 } else { 0 };
+            if steady == 5 {
+                return None;
+            }
+            if Instant::now() > deadline {
+                let mut left = format!("left behind: {:?}", self.sidecar.ledger());
+                for engine in [&self.prefill, &self.decode].into_iter().flatten() {
+                    let state = engine.state();
+                    let _ = write!(left, "; {} {:?} {:?}", state.role, state.requests, state.leases);
+                }
+                return Some(left);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Legs that an engine got; neither releases nor questions.
+    fn legs(&self, engine: Option<&Emulator>) -> usize {
+        let requests = engine.map_or_else(Vec::new, Emulator::requests);
+        requests.iter().filter(|request| request.path == self.column.path()).count()
+    }
+
+    /// The ledger's account of the event.
+    fn account(&self) -> Counts {
+        let (before, now) = (self.before, self.sidecar.ledger());
+        Counts {
+            handed_out: now.handed_out - before.handed_out,
+            consumed: now.consumed - before.consumed,
+            released: now.released - before.released,
+            expired: now.expired - before.expired,
+        }
+    }
+
+    /// Afterwards everything works, as far as there are engines.
+    async fn serves_on(&self) {
+        for engine in [&self.prefill, &self.decode].into_iter().flatten() {
+            engine.set_faults(Faults::default());
+            engine.set_speeds(Speeds::default());
+        }
+        let body = self.column.body(true, 2);
+        match (&self.prefill, &self.decode) {
+            (Some(_), Some(_)) => drop(self.ask(&body).send(self.address()).await.ok()),
+            (None, Some(_)) => {
+                let ask = Ask::post(self.column.path(), self.column.body(true, 2).to_string());
+                drop(ask.send(self.address()).await.ok());
+            }
+            _ => drop(Ask::get("/health").send(self.address()).await.ok()),
+        }
+        eventually("nothing is outstanding", || self.sidecar.ledger().outstanding() == 0).await;
+    }
+}
+
+/// What the client makes of an answer of which it has `read` something.
+pub(crate) async fn rest(mut answer: Opened, mut read: String) -> Sees {
+    let complete = loop {
+        match answer.data().await {
+            Some(Ok(data)) => read += &String::from_utf8_lossy(&data),
+            end => break end.is_none(),
+        }
+    };
+    let header = |name: &str| answer.headers.get(name).map_or("", |value| value.to_str().unwrap());
+    let status = answer.status.as_u16();
+    let code = header("x-kvferry-error").to_owned();
+    if !complete {
+        return if status == 200 { Sees::Cut } else { Sees::Odd(format!("{status}, cut")) };
+    }
+    if !code.is_empty() {
+        // As a constant of the table could say it.
+        return Sees::Error(
+            status,
+            kvferry_sidecar::error::Error::CODES.into_iter().find(|known| *known == code).unwrap(),
+        );
+    }
+    if status == 200 {
+        let error = read.lines().find_map(|line| line.strip_prefix(r#"data: {"error":"#));
+        return match error {
+            None => Sees::Answer,
+            Some(error) => {
+                let error: Value = serde_json::from_str(error.strip_suffix('}').unwrap()).unwrap();
+                assert!(read.ends_with("data: [DONE]\n\n"), "{read}");
+                Sees::ErrorEvent(u16::try_from(error["code"].as_u64().unwrap()).unwrap())
+            }
+        };
+    }
+    match header("x-emulator-role") {
+        "prefill" if read == WORDS => Sees::Words(Engine::Prefill, status),
+        // Words that the test did not put into its mouth are as good.
+        "decode" => Sees::Words(Engine::Decode, status),
+        _ => Sees::Odd(format!("{status} {read}")),
+    }
+}
