@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test may stop at what cannot be")]
 
 use bytes::Bytes;
-use kvferry_splice::{Chunks, Edits, MAX_WATCHED_MEMBERS, MalformedKind, Missing, scan, scan_chunks, set_path};
+use kvferry_splice::{
+    Chunks, Edits, MAX_WATCHED_MEMBERS, MalformedKind, Missing, scan, scan_chunks, set_path,
+};
 
 const WATCH: [&str; 2] = ["stream", "n"];
 

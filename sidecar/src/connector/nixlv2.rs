@@ -80,7 +80,15 @@ impl Connector for NixlV2 {
         let offered = begun.as_ref().and_then(|(_, begun)| begun.params.clone());
         let keep = extend(offered.unwrap_or(Bytes::from_static(KEEP_FOR_REMOTE)), source.as_ref());
         let plan = self.forwards.then(|| Plan::of(asked)).flatten();
-        Ok(Box::new(Pull { limits: self.limits, ranks: self.ranks, keep, begun, plan, kv: None, first: None }))
+        Ok(Box::new(Pull {
+            limits: self.limits,
+            ranks: self.ranks,
+            keep,
+            begun,
+            plan,
+            kv: None,
+            first: None,
+        }))
     }
 
     fn alone(&self, asked: &Asked) -> Option<Outgoing> {

@@ -13,25 +13,23 @@ pub(crate) enum Engine {
 }
 
 /// What the client sees.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Sees {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sees<'a> {
     /// A complete answer.
     Answer,
     /// An engine's own error, as it is.
     Words(Engine, u16),
     /// The sidecar's error, with its code.
-    Error(u16, &'static str),
+    Error(u16, &'a str),
     /// A 200, some of the answer, and a connection that is cut.
     Cut,
     /// A 200, some of the answer, an event that tells of an error with this code, and a clean end.
     ErrorEvent(u16),
     /// It has left.
     Nothing,
-    /// Something that no cell may say.
-    Odd(String),
 }
 
-impl fmt::Display for Sees {
+impl fmt::Display for Sees<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Answer => f.write_str("200, whole"),
@@ -41,7 +39,6 @@ impl fmt::Display for Sees {
             Self::Cut => f.write_str("200, then cut"),
             Self::ErrorEvent(code) => write!(f, "200, then an error event ({code})"),
             Self::Nothing => f.write_str("(it left)"),
-            Self::Odd(what) => f.write_str(what),
         }
     }
 }

@@ -25,7 +25,7 @@ pub(crate) struct Row {
 #[derive(Debug)]
 pub(crate) struct Expected {
     pub(crate) columns: &'static [Column],
-    pub(crate) sees: Sees,
+    pub(crate) sees: Sees<'static>,
     pub(crate) prefill: Leg,
     pub(crate) decode: Leg,
     pub(crate) end: End,
@@ -35,7 +35,7 @@ const fn row(event: Event, cells: &'static [Expected]) -> Row {
     Row { event, cells }
 }
 
-const fn cell(columns: &'static [Column], sees: Sees, prefill: Leg, decode: Leg, end: End) -> Expected {
+const fn cell(columns: &'static [Column], sees: Sees<'static>, prefill: Leg, decode: Leg, end: End) -> Expected {
     Expected { columns, sees, prefill, decode, end }
 }
 

@@ -44,3 +44,8 @@ async fn probe() {
     child.kill().unwrap(); child.wait().unwrap();
     tokio::task::spawn_blocking(|| (p.stop(), d.stop())).await.unwrap();
 }
+#[test]
+fn upsets() {
+    let mut at = std::time::Duration::ZERO;
+    for n in 0..12 { let (u, l) = crate::plan::upset(5, 3, n); println!("UPSET {at:?} {u:?}"); at += l; }
+}

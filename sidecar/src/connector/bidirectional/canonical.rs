@@ -193,8 +193,8 @@ mod tests {
             if !escaped {
                 return serde_json::to_string(text).unwrap();
             }
-            let units: String = text.encode_utf16().map(|unit| format!("\\u{unit:04X}")).collect();
-            format!("\"{units}\"")
+            let units: Vec<_> = text.encode_utf16().map(|unit| format!("\\u{unit:04X}")).collect();
+            format!("\"{}\"", units.concat())
         }
 
         /// The same with its first leaf changed.

@@ -238,9 +238,8 @@ mod tests {
             stream += &event(r#"{"content":"word "}"#, "null");
         }
         stream += &event(r#"{"content":"end"}"#, "\"stop\"");
-        stream += &format!(
-            "data: {{\"choices\":[],\"usage\":{{}},\"kv_transfer_params\":{OFFER}}}\n\ndata: [DONE]"
-        );
+        let last = format!(r#"data: {{"choices":[],"usage":{{}},"kv_transfer_params":{OFFER}}}"#);
+        stream += &[&last, "\n\ndata: [DONE]"].concat();
         let reply = "word ".repeat(2000) + "end";
         for cut in [1, 1000, 100_000] {
             assert!(captured(&stream, &reply, cut), "{cut}");

@@ -192,7 +192,7 @@ pub(super) mod tests {
             r#"{"role":"assistant","content":"two"}"#,
             r#"{ "refusal": null, "content" : "\u0074wo", "tool_calls":[], "role":"assistant" }"#,
         );
-        assert_eq!(chat(&same.replace("\n", "")).earlier, [answered]);
+        assert_eq!(chat(&same.replace('\n', "")).earlier, [answered]);
         assert_eq!(
             chat(&same.replace("\"m\"", "\"m\",\"temperature\":0.3,\"tools\":null")).earlier,
             [answered]

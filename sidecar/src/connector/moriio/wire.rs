@@ -9,7 +9,7 @@ use crate::connector::source;
 
 /// Tells prefill where to write.
 #[derive(Serialize)]
-struct Prefill<'a> {
+struct ToWriter<'a> {
     do_remote_decode: bool,
     do_remote_prefill: bool,
     remote_engine_id: Option<()>,
@@ -31,7 +31,8 @@ struct Prefill<'a> {
 
 /// Tells decode who writes.
 #[derive(Serialize)]
-struct Decode<'a> {
+#[expect(clippy::struct_excessive_bools, reason = "each is a member of the wire format")]
+struct ToReader<'a> {
     do_remote_prefill: bool,
     do_remote_decode: bool,
     remote_engine_id: String,
@@ -55,7 +56,7 @@ struct Decode<'a> {
 /// Of the prefill leg. `rank`: on which it is told to run.
 pub(super) fn prefill(ids: &Ids, rank: u32) -> Bytes {
     let (write, options) = (&ids.write, &ids.write.options);
-    let params = json(&Prefill {
+    let params = json(&ToWriter {
         do_remote_decode: true,
         do_remote_prefill: false,
         remote_engine_id: None,
@@ -82,7 +83,7 @@ pub(super) fn decode_by_flags(ids: &Ids, rank: u32) -> Bytes {
     let port = options.prefill_handshake_port;
     let host = ids.prefill.host();
     let in_group = !options.remote_hosts.is_empty();
-    json(&Decode {
+    json(&ToReader {
         do_remote_prefill: true,
         do_remote_decode: false,
         remote_engine_id: if host.contains(':') {

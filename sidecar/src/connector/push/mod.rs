@@ -147,7 +147,7 @@ impl Connector for Push {
         let early = used.as_ref().map(|identity| identity.params(&transfer_id, &id));
         let source = shared.tier.as_ref().and_then(|tier| tier.for_prefill(asked, target));
         let params = with_transfer_id(&Bytes::from_static(KEEP_FOR_REMOTE), &transfer_id);
-        Ok(Box::new(Transfer {
+        Ok(Box::new(Pushed {
             shared: Arc::clone(shared),
             target: target.clone(),
             request_id: own_id(&asked.id, &id),
@@ -173,7 +173,7 @@ impl Connector for Push {
 
 /// One attempt.
 #[derive(Debug)]
-struct Transfer {
+struct Pushed {
     shared: Arc<Shared>,
     target: Endpoint,
     transfer_id: String,
@@ -190,8 +190,8 @@ struct Transfer {
     returned: Option<Bytes>,
 }
 
-impl Transfer {
-    fn leg<'n>(&self, asked: &Asked, mut edits: Edits<'n>) -> Outgoing {
+impl Pushed {
+    fn leg(&self, asked: &Asked, mut edits: Edits<'_>) -> Outgoing {
         if asked.api == Api::Responses {
             edits = edits.set(RESPONSE_ID, format!("\"resp_{}\"", self.own));
         }
@@ -201,7 +201,7 @@ impl Transfer {
     }
 }
 
-impl Attempt for Transfer {
+impl Attempt for Pushed {
     fn prefill(&self, asked: &Asked) -> Outgoing {
         self.leg(asked, self.shared.limits.apply(Edits::new().set(KV, self.prefill.clone()), asked))
     }
