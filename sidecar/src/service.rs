@@ -143,7 +143,15 @@ async fn intercept(
     let method = head.method;
     let pass_read = |headers, body, rank, path_and_query, interim| {
         let body = Payload::Read(body);
-        Next::PassRead(Box::new(Passthrough { method, path_and_query, headers, body, rank, upgrade, interim }))
+        Next::PassRead(Box::new(Passthrough {
+            method,
+            path_and_query,
+            headers,
+            body,
+            rank,
+            upgrade,
+            interim,
+        }))
     };
     let chunked = chunk.is_some_and(|size| exchange::is_chunked(api, &intake.body, size));
     if !staged && !chunked {
@@ -169,7 +177,8 @@ async fn intercept(
         return Ok(pass_read(headers, body, rank, path_and_query, interim));
     }
     let encoded = encode.is_some();
-    let request = LegRequest { asked, disaggregation, encoded, since, targets, path_and_query, interim, rank };
+    let request =
+        LegRequest { asked, disaggregation, encoded, since, targets, path_and_query, interim, rank };
     Ok(Next::Handoff(Box::new(request)))
 }
 

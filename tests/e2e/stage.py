@@ -19,7 +19,7 @@ BY_SOURCE = "vllm:prompt_tokens_by_source_total"
 
 @dataclass(frozen=True)
 class Moved:
-    """What one or more requests did on the decode engine: bytes of KV pulled, prompt tokens by where they came from."""
+    """What one or more requests did: bytes of KV moved, and an engine's prompt tokens by where they came from."""
 
     kv_bytes: float
     computed: float
@@ -27,17 +27,21 @@ class Moved:
     transferred: float
 
     @classmethod
-    def between(cls, before: Metrics, after: Metrics) -> "Moved":
-        """The difference of two scrapes."""
-
-        def grown(name: str, **labels: str) -> float:
-            return after.total(name, **labels) - before.total(name, **labels)
-
+    def so_far(cls, engine: Metrics, mover: Metrics) -> "Moved":
+        """Since the engines started. `mover`: of the engine that does the transfers, since it alone counts bytes."""
         return cls(
-            kv_bytes=grown(BYTES),
-            computed=grown(BY_SOURCE, source="local_compute"),
-            cached=grown(BY_SOURCE, source="local_cache_hit"),
-            transferred=grown(BY_SOURCE, source="external_kv_transfer"),
+            kv_bytes=mover.total(BYTES),
+            computed=engine.total(BY_SOURCE, source="local_compute"),
+            cached=engine.total(BY_SOURCE, source="local_cache_hit"),
+            transferred=engine.total(BY_SOURCE, source="external_kv_transfer"),
+        )
+
+    def __sub__(self, before: "Moved") -> "Moved":
+        return Moved(
+            self.kv_bytes - before.kv_bytes,
+            self.computed - before.computed,
+            self.cached - before.cached,
+            self.transferred - before.transferred,
         )
 
 
@@ -48,6 +52,8 @@ class Stage:
     prefill: Engine
     decode: Engine
     front: Sidecar
+    # Prefill engines write KV to decode engines, instead of those reading it.
+    pushes: bool = False
 
     def warm_up(self) -> None:
         """One request by way of both engines."""
@@ -75,22 +81,33 @@ class Stage:
         """Asks the decode engine itself, past the sidecar and without a prefill engine."""
         return Answer.ask(self.decode.url, path, body, {})
 
-    def forget_prompts(self) -> None:
-        """Empties the decode engine's prefix cache: what it answers next, it computed or was sent.
+    def forget_prompts(self, engine: Engine | None = None) -> None:
+        """Empties an engine's prefix cache, the decode engine's by default: what it answers next, it computed or was sent.
 
         The engine refuses while a request holds blocks, which the last one may for a moment after its answer.
         """
+        engine = engine or self.decode
         end = time.monotonic() + METRIC_S
-        while not client.post(self.decode.url, "/reset_prefix_cache", {}).json()["success"]:
-            assert time.monotonic() < end, "the decode engine does not empty its prefix cache"
+        while not client.post(engine.url, "/reset_prefix_cache", {}).json()["success"]:
+            assert time.monotonic() < end, f"the {engine.name} does not empty its prefix cache"
             time.sleep(0.05)
 
     def watch(self, action: Callable[[], Answer], settled: Callable[[Moved], bool]) -> tuple[Answer, Moved]:
         """Runs the action and says what it did on the decode engine, once `settled` holds or time is up."""
-        before = self.decode.metrics()
+        return self.watch_on(self.decode, action, settled)
+
+    def watch_on(
+        self, engine: Engine, action: Callable[[], Answer], settled: Callable[[Moved], bool]
+    ) -> tuple[Answer, Moved]:
+        """The same for either engine: what it was sent, and the prompts it dealt with."""
+
+        def so_far() -> Moved:
+            return Moved.so_far(engine.metrics(), (self.prefill if self.pushes else engine).metrics())
+
+        before = so_far()
         answer = action()
         end = time.monotonic() + METRIC_S
-        while not settled(moved := Moved.between(before, self.decode.metrics())) and time.monotonic() < end:
+        while not settled(moved := so_far() - before) and time.monotonic() < end:
             time.sleep(0.05)
         return answer, moved
 

@@ -36,9 +36,7 @@ _CREATED = re.compile(r'"created":[0-9]+')
 @pytest.fixture(scope="module")
 def ahead(fleet: Fleet, engines: tuple[Engine, Engine]) -> Sidecar:
     """A second sidecar, with the flag."""
-    return sidecar.start(
-        fleet, engines[1], "--first-token-forwarding", "--prefill-timeout", "60s", name="sidecar-ahead"
-    )
+    return sidecar.start(fleet, engines[1], "--first-token-forwarding", name="sidecar-ahead")
 
 
 def new_to_both(stage: Stage) -> None:

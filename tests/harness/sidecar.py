@@ -8,6 +8,7 @@ from harness.engine import Engine
 from harness.paths import LOGS, SIDECAR
 from harness.ports import HOST, free_ports
 from harness.procs import Child, Failed, Fleet
+from harness.prom import Metrics
 
 READY_S = 10.0
 # A line is written when the answer is through; the log is a file, so only the scheduler is between it and us.
@@ -22,6 +23,15 @@ class Sidecar:
 
     url: str
     child: Child
+    metrics_url: str
+
+    def metrics(self) -> Metrics:
+        """Its metrics now."""
+        return Metrics.scrape(self.metrics_url)
+
+    def count(self, name: str, **labels: str) -> float:
+        """A counter of its own, by the name that follows the common prefix."""
+        return self.metrics().total(f"llm_d_disagg_sidecar_{name}_total", **labels)
 
     def logged(self, request_id: str) -> dict:
         """The fields of the line about the request that carried this `x-request-id`; waits for it.
@@ -44,14 +54,15 @@ def start(fleet: Fleet, decode: Engine, *flags: str, name: str = "sidecar") -> S
     """Starts a sidecar in front of the decode engine, and waits until it answers."""
     if not SIDECAR.exists():
         raise Failed(f"{SIDECAR} is missing; run: cargo build --release -p kvferry-sidecar")
-    (port,) = free_ports(1)
+    port, metrics_port = free_ports(2)
     engine_port = decode.url.rpartition(":")[2]
     command = [str(SIDECAR), "--port", str(port), "--model-server-port", engine_port]
-    command += ["--kv-connector", "nixlv2", "--secure-proxy=false", *flags]
+    command += ["--kv-connector", "nixlv2", "--secure-proxy=false"]
+    command += ["--metrics-port", str(metrics_port), *flags]
     child = fleet.start(name, command, LOGS / f"{name}.log")
     url = f"http://{HOST}:{port}"
     child.wait_until(lambda: client.answers(url, "/health"), READY_S)
-    return Sidecar(url, child)
+    return Sidecar(url, child, f"http://{HOST}:{metrics_port}")
 
 
 def via(prefill: Engine | None, request_id: str = "") -> dict[str, str]:

@@ -3,7 +3,8 @@
 import json
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from harness.engine import MODEL, Engine
 from harness.paths import LOGS, REPO, TINY_MODEL, VENV_PYTHON
@@ -22,6 +23,18 @@ LEASE_S = 30
 ROLES = {"prefill": "kv_producer", "decode": "kv_consumer"}
 
 
+@dataclass(frozen=True)
+class Transfer:
+    """How a pair of engines hands over KV: the connector, and what is set for it on both sides."""
+
+    name: str
+    connector: str
+    extra: dict = field(default_factory=dict)
+
+
+PULL = Transfer("pull", "NixlConnector", {"kv_lease_duration": LEASE_S})
+
+
 @dataclass
 class Plan:
     """Where one engine will listen: enough to start it, and to start it again at the same place."""
@@ -29,6 +42,18 @@ class Plan:
     role: str
     port: int
     side_channel_port: int
+    transfer: Transfer = PULL
+
+    @property
+    def name(self) -> str:
+        """What to call it in messages, and its log."""
+        return f"{self.role} engine" if self.transfer is PULL else f"{self.role} engine ({self.transfer.name})"
+
+    @property
+    def log(self) -> Path:
+        """Where it logs."""
+        kind = "" if self.transfer is PULL else f"-{self.transfer.name}"
+        return LOGS / f"vllm-{self.role}{kind}.log"
 
     @property
     def url(self) -> str:
@@ -43,10 +68,10 @@ class VllmEngine(Engine):
     plan: Plan
 
 
-def plan_pair() -> tuple[Plan, Plan]:
+def plan_pair(transfer: Transfer = PULL) -> tuple[Plan, Plan]:
     """Ports for a prefill and a decode engine."""
     ports = free_ports(4)
-    return Plan("prefill", *ports[:2]), Plan("decode", *ports[2:])
+    return Plan("prefill", *ports[:2], transfer), Plan("decode", *ports[2:], transfer)
 
 
 def ensure_model() -> None:
@@ -65,10 +90,10 @@ def launch(fleet: Fleet, plan: Plan) -> VllmEngine:
     if not vllm.exists():
         raise Failed(f"{vllm} is missing; run: make setup")
     transfer = {
-        "kv_connector": "NixlConnector",
+        "kv_connector": plan.transfer.connector,
         "kv_role": ROLES[plan.role],
         "kv_buffer_device": "cpu",
-        "kv_connector_extra_config": {"kv_lease_duration": LEASE_S},
+        "kv_connector_extra_config": plan.transfer.extra,
     }
     command = [str(vllm), "serve", str(TINY_MODEL), "--served-model-name", MODEL]
     command += ["--host", HOST, "--port", str(plan.port), "--enforce-eager", "--dtype", DTYPE]
@@ -98,8 +123,17 @@ def launch(fleet: Fleet, plan: Plan) -> VllmEngine:
         # For /reset_prefix_cache: an engine that has seen a prompt would answer it again from its own cache.
         "VLLM_SERVER_DEV_MODE": "1",
     }
-    child = fleet.start(f"{plan.role} engine", command, LOGS / f"vllm-{plan.role}.log", env)
+    child = fleet.start(plan.name, command, plan.log, env)
     return VllmEngine(child.name, plan.url, child, BLOCK_SIZE, KV_BYTES_PER_TOKEN, plan)
+
+
+def start_pair(fleet: Fleet, transfer: Transfer = PULL) -> tuple[VllmEngine, VllmEngine]:
+    """Starts a prefill and a decode engine side by side, and waits until both serve."""
+    ensure_model()
+    prefill, decode = (launch(fleet, plan) for plan in plan_pair(transfer))
+    for engine in (prefill, decode):
+        wait_ready(engine)
+    return prefill, decode
 
 
 def wait_ready(engine: Engine, on_wait: Callable[[Engine], None] = lambda _: None) -> None:

@@ -355,7 +355,9 @@ impl Body for AnswerBody {
             }
             Kind::Plain(plain) => plain.poll(cx),
             Kind::Streamed(streamed) => streamed.poll(cx),
-            Kind::Made(events) => events.as_mut().poll_next(cx).map(|data| data.map(|data| data.map(Frame::data))),
+            Kind::Made(events) => {
+                events.as_mut().poll_next(cx).map(|data| data.map(|data| data.map(Frame::data)))
+            }
         }
     }
 

@@ -1,13 +1,16 @@
 //! Chunked decode: one answer out of many requests, whatever happens between two of them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use kvferry_emulator::{Config, Emulator, Speeds};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use crate::answering::{answering, broken_json, silent};
 use crate::common::{
-    APIS, Ask, Received, Scripted, Sidecar, chunk, events, eventually, json_answer, sse_head, within,
+    APIS, Answer, Ask, Dice, LONG_GRACE, Received, Rig, Scripted, Sidecar, chunk, events, eventually,
+    json_answer, prompt, sse_head, within,
 };
 
 const FLAG: &str = "--decode-chunk-size=10";
@@ -436,4 +439,75 @@ async fn what_is_no_chat_completion_passes_as_it_is() {
         assert_eq!(scripts.alone(wants("")).send(scripts.sidecar.address()).await.ok().text(), answer);
         scripts.end(0).await;
     }
+}
+
+/// What an engine answers in one piece: text, finish reason, tokens.
+async fn in_one_piece(body: &str) -> (String, Value, Value) {
+    let engine = Emulator::start(Config::default()).await.unwrap();
+    told(&Ask::post(CHAT, body).send(engine.addr()).await.ok())
+}
+
+/// The same of any answer. Usage only where a stream was asked for it.
+fn told(answer: &Answer) -> (String, Value, Value) {
+    if !answer.header("content-type").starts_with("text/event-stream") {
+        let body = answer.json();
+        let choice = &body["choices"][0];
+        let text = choice["message"]["content"].as_str().unwrap().to_owned();
+        return (text, choice["finish_reason"].clone(), body["usage"]["completion_tokens"].clone());
+    }
+    let events = events(&answer.text());
+    let choices = || events.iter().filter_map(|event| event["choices"].get(0));
+    let text = choices().filter_map(|choice| choice["delta"]["content"].as_str()).collect();
+    let mut reasons =
+        choices().map(|choice| choice["finish_reason"].clone()).filter(|reason| !reason.is_null());
+    let usage = events.iter().find_map(|event| event["usage"].get("completion_tokens"));
+    let told = (text, reasons.next().unwrap(), usage.cloned().unwrap_or_default());
+    assert_eq!(reasons.next(), None, "one end");
+    told
+}
+
+#[tokio::test]
+async fn chunks_joined_are_the_answer_in_one_piece_token_for_token() {
+    let rig = Rig::with(&["--decode-chunk-size=7"]).await;
+    for tokens in [8, 14, 40] {
+        for stream in [false, true] {
+            let mut body = APIS[0].value(&prompt(60), tokens, stream);
+            if stream {
+                body["stream_options"] = json!({"include_usage": true});
+            }
+            let body = body.to_string();
+            let expected = in_one_piece(&body).await;
+            for prefill in [false, true] {
+                let before = rig.decode.requests().len();
+                let mut ask = Ask::post(CHAT, body.as_str());
+                if prefill {
+                    ask = ask.prefill(&rig.prefill.host_port());
+                }
+                assert_eq!(
+                    told(&ask.send(rig.address()).await.ok()),
+                    expected,
+                    "{tokens} {stream} {prefill}"
+                );
+                assert_eq!(rig.decode.requests().len() - before, tokens.div_ceil(7));
+                rig.settled().await;
+            }
+        }
+    }
+    let counts = rig.end().await;
+    assert_eq!((counts.handed_out, counts.consumed), (6, 6));
+}
+
+#[tokio::test]
+async fn clients_that_leave_at_any_moment_leave_nothing_behind() {
+    let rig = Rig::with(&["--decode-chunk-size=3", LONG_GRACE]).await;
+    rig.decode.set_speeds(Speeds { itl_ms: 1, ..Speeds::default() });
+    let mut dice = Dice::new(20_261_122);
+    for n in 0..60 {
+        let body = APIS[0].value(&prompt(40), 12, n % 2 == 0).to_string();
+        let client = tokio::spawn(rig.ask(CHAT, body).try_send(rig.address()));
+        tokio::time::sleep(Duration::from_micros(dice.below(25_000))).await;
+        client.abort();
+    }
+    let counts = rig.end().await;
+    assert_eq!(counts.expired, 0);
 }

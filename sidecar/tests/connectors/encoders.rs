@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use kvferry_emulator::Faults;
+use kvferry_emulator::{Config, Emulator, Faults, Role, SharedStore};
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use crate::answering::{answering, broken_json, silent};
 use crate::common::{
-    APIS, Ask, Rig, Scripted, Setup, Sidecar, eventually, json_answer, reserve_port, within,
+    APIS, Ask, LEASE, Rig, Scripted, Setup, Sidecar, content, eventually, json_answer, reserve_port, within,
 };
 
 const EXAMPLE: &str = "--ec-connector=ec-example";
@@ -291,20 +291,81 @@ async fn an_encoded_request_always_prefills_with_shared_storage() {
     scripts.end().await;
 }
 
+/// Two encoders, and engines that need not encode themselves.
+struct Stages {
+    encoders: [Emulator; 2],
+    rig: Rig,
+}
+
+impl Stages {
+    async fn start(flag: &'static str, store: Option<&SharedStore>) -> Self {
+        let config =
+            |role| Config { role, kv_lease: LEASE, encoder_store: store.cloned(), ..Config::default() };
+        let encoder = || Emulator::start(config(Role::Encode));
+        let encoders = [encoder().await.unwrap(), encoder().await.unwrap()];
+        let (prefill, decode) = (config(Role::Prefill), config(Role::Decode));
+        let rig = Setup { flags: vec![flag], prefill, decode }.start().await;
+        Self { encoders, rig }
+    }
+
+    fn ask(&self, path: &str, body: impl Into<Vec<u8>>) -> Ask {
+        let [one, other] = &self.encoders;
+        Ask::post(path, body).header(ENCODERS, &format!("{},{}", one.host_port(), other.host_port()))
+    }
+
+    async fn end(self) {
+        for encoder in &self.encoders {
+            eventually("no encoder holds anything", || encoder.state().idle()).await;
+        }
+        self.rig.end().await;
+    }
+}
+
+/// Each part has bytes of its own, and the answer depends on all of them: it is right only if they came from where they
+/// were made.
 #[tokio::test]
-async fn emulated_engines_serve_an_encoded_prompt_over_all_three_stages() {
-    let rig: Rig = Setup { flags: vec![EXAMPLE], ..Setup::default() }.start().await;
-    let encoder = kvferry_emulator::Emulator::start(kvferry_emulator::Config::default()).await.unwrap();
-    let ask = rig.ask(CHAT, chat(&[IMAGE, AUDIO])).header(ENCODERS, &encoder.host_port());
-    let answer = ask.send(rig.address()).await.ok();
-    assert_eq!(answer.json()["usage"]["completion_tokens"], 50);
-    assert_eq!(encoder.requests().len(), 2);
-    assert_eq!(rig.decode.state().totals.pulls, 1);
-    encoder.set_faults(Faults { status: Some(500), ..Faults::default() });
-    let ask = rig.ask(CHAT, chat(&[IMAGE])).header(ENCODERS, &encoder.host_port());
-    ask.send(rig.address()).await.is_error(502, "encode_failed", "answered 500");
-    assert_eq!(rig.prefill.requests().len(), 1);
-    rig.end().await;
+async fn emulated_engines_serve_a_prompt_whose_parts_were_encoded_elsewhere() {
+    let image = r#"{"type":"input_image","image_url":"http://a/i.png"}"#;
+    let responses = format!(
+        r#"{{"input":[{{"role":"user","content":[{{"type":"input_text","text":"what is it?"}},{image}]}}],"max_output_tokens":9}}"#
+    );
+    let store = SharedStore::in_memory();
+    for (flag, store) in [(NIXL, None), (EXAMPLE, Some(&store))] {
+        let alone = Emulator::start(Config::default()).await.unwrap();
+        for (path, body, parts) in [
+            (CHAT, chat(&[IMAGE, AUDIO]), 2),
+            (CHAT, chat(&[IMAGE, AUDIO, IMAGE]), 2),
+            ("/v1/responses", responses.clone(), 1),
+        ] {
+            let stages = Stages::start(flag, store).await;
+            let direct =
+                Ask::post(path, body.as_str()).header("x-request-id", "one").send(alone.addr()).await.ok();
+            for prefill in [false, true] {
+                let mut ask = stages.ask(path, body.as_str()).header("x-request-id", "one");
+                if prefill {
+                    ask = ask.prefill(&stages.rig.prefill.host_port());
+                }
+                let answer = ask.send(stages.rig.address()).await.ok();
+                assert_eq!(content(&answer, &["usage"]), content(&direct, &["usage"]), "{flag} {path}");
+                let (prefills, decodes) =
+                    (stages.rig.prefill.state().totals, stages.rig.decode.state().totals);
+                assert_eq!((prefills.encoded_here, decodes.encoded_here), (0, 0));
+                let used = if prefill { prefills } else { decodes };
+                assert_eq!(used.encoder_fetched + used.encoder_loaded, parts, "{flag} {path} {prefill}");
+            }
+            stages.end().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_encoder_that_fails_keeps_the_prompt_from_everybody_else() {
+    let stages = Stages::start(EXAMPLE, Some(&SharedStore::in_memory())).await;
+    stages.encoders[1].set_faults(Faults { status: Some(500), ..Faults::default() });
+    let ask = stages.ask(CHAT, chat(&[IMAGE, AUDIO])).prefill(&stages.rig.prefill.host_port());
+    ask.send(stages.rig.address()).await.is_error(502, "encode_failed", "answered 500");
+    assert!(stages.rig.prefill.requests().is_empty() && stages.rig.decode.requests().is_empty());
+    stages.end().await;
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ mod answering;
 mod atom;
 mod chunked;
 mod encoders;
+mod first_token;
 mod hosts;
 mod mooncake;
 mod moriio;

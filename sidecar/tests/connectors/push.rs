@@ -310,7 +310,8 @@ async fn an_error_of_the_prefill_engine_is_passed_on_and_ends_decode() {
 async fn a_prefill_that_fails_in_passing_is_tried_again_serially() {
     for faults in [
         Faults { status: Some(503), ..Faults::default() },
-        Faults { reset_before: true, ..Faults::default() },
+        // Nobody hears of the KV that this one leaves, but it has a name.
+        Faults { reset_after_bytes: Some(20), ..Faults::default() },
     ] {
         let rig = met(&["--prefill-max-retries=1", "--prefill-retry-backoff=1ms"]).await;
         rig.prefill.set_faults(once(faults));

@@ -2,13 +2,15 @@
 //! much must be cached.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use kvferry_emulator::{Config, Emulator, Faults, Role, SharedStore, Speeds};
 use tokio::sync::Notify;
 
 use crate::answering::{answering, broken_json, silent, stream};
 use crate::common::{
-    APIS, Ask, Rig, Scripted, Setup, Sidecar, chunk, content, eventually, json_answer, reserve_port,
-    sse_head, within,
+    APIS, Ask, Dice, Rig, Scripted, Setup, Sidecar, chunk, content, eventually, json_answer, prompt,
+    reserve_port, sse_head, within,
 };
 
 const FLAG: &str = "--kv-connector=shared-storage";
@@ -98,8 +100,7 @@ async fn the_answer_is_the_decode_engines_and_a_prefill_error_passes_with_its_he
         let answer = rig.ask(CHAT, body).header("x-request-id", "one").send(rig.address()).await.ok();
         assert_eq!(content(&answer, &["usage"]), content(&expected, &["usage"]));
     }
-    rig.prefill
-        .set_faults(kvferry_emulator::Faults { status: Some(429), ..kvferry_emulator::Faults::default() });
+    rig.prefill.set_faults(Faults { status: Some(429), ..Faults::default() });
     let before = rig.decode.requests().len();
     let answer = rig.ask(CHAT, APIS[0].body(false)).send(rig.address()).await;
     assert_eq!(answer.status, 429);
@@ -342,12 +343,76 @@ async fn without_a_prefill_target_the_threshold_is_the_decode_engines_own_affair
     scripts.end().await;
 }
 
-/// The rig's rule that nothing is left behind holds for emulated engines, too.
+/// Engines that share a store: what prefill computes is there, and only there, for decode.
+async fn sharing() -> Rig {
+    let store = SharedStore::in_memory();
+    let config = |role| Config { role, shared_store: Some(store.clone()), ..Config::default() };
+    let (prefill, decode) = (config(Role::Prefill), config(Role::Decode));
+    Setup { flags: vec![FLAG], prefill, decode }.start().await
+}
+
+#[tokio::test]
+async fn decode_computes_nothing_that_prefill_left_in_the_store() {
+    let rig = sharing().await;
+    for (n, stream) in [false, true].into_iter().enumerate() {
+        let body = APIS[0].value(&prompt(90 + n), 12, stream).to_string();
+        let answer =
+            rig.ask(CHAT, body.as_str()).header("x-request-id", "one").send(rig.address()).await.ok();
+        assert_eq!(content(&answer, &["usage"]), alone(&body).await);
+        let decode = rig.decode.state().totals;
+        assert!(decode.store_loaded > 0);
+        assert_eq!(decode.computed_prompts, 0);
+    }
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_prompt_is_prefilled_only_if_too_little_of_it_is_in_the_store() {
+    let rig = sharing().await;
+    for (n, stream) in [false, true].into_iter().enumerate() {
+        let mut body = APIS[0].value(&format!("prompt {n}{}", prompt(90)), 12, stream);
+        body["cache_hit_threshold"] = 0.8.into();
+        let body = body.to_string();
+        let expected = alone(&body.replace("\"cache_hit_threshold\":0.8,", "")).await;
+        // The first time the decode engine declines; later the store has it all.
+        for prefills in [1, 1, 1] {
+            let answer =
+                rig.ask(CHAT, body.as_str()).header("x-request-id", "one").send(rig.address()).await.ok();
+            assert_eq!(content(&answer, &["usage"]), expected);
+            assert_eq!(rig.prefill.requests().len(), n + prefills);
+            assert_eq!(rig.decode.state().totals.declined, n as u64 + 1);
+        }
+        assert_eq!(rig.decode.state().totals.computed_prompts, 0);
+    }
+    rig.end().await;
+}
+
+/// What an engine answers that does it all.
+async fn alone(body: &str) -> serde_json::Value {
+    let engine = Emulator::start(Config::default()).await.unwrap();
+    content(&Ask::post(CHAT, body).header("x-request-id", "one").send(engine.addr()).await.ok(), &["usage"])
+}
+
+#[tokio::test]
+async fn clients_that_leave_at_any_moment_leave_nothing_behind() {
+    let rig = sharing().await;
+    rig.prefill.set_faults(Faults { delay_ms: 3, ..Faults::default() });
+    rig.decode.set_speeds(Speeds { itl_ms: 1, ..Speeds::default() });
+    let mut dice = Dice::new(20_261_121);
+    for n in 0..60 {
+        let mut body = APIS[0].value(&format!("prompt {}{}", n % 20, prompt(60)), 8, n % 2 == 0);
+        body["cache_hit_threshold"] = 0.8.into();
+        let client = tokio::spawn(rig.ask(CHAT, body.to_string()).try_send(rig.address()));
+        tokio::time::sleep(Duration::from_micros(dice.below(15_000))).await;
+        client.abort();
+    }
+    rig.end().await;
+}
+
 #[tokio::test]
 async fn real_blocks_are_free_again_when_clients_leave_while_prefill_computes() {
     let rig: Rig = Setup { flags: vec![FLAG], ..Setup::default() }.start().await;
-    rig.prefill
-        .set_speeds(kvferry_emulator::Speeds { prefill_rate: 20, ..kvferry_emulator::Speeds::default() });
+    rig.prefill.set_speeds(Speeds { prefill_rate: 20, ..Speeds::default() });
     let client = tokio::spawn(rig.ask(CHAT, APIS[0].body(true)).try_send(rig.address()));
     eventually("prefill computes", || rig.prefill.state().requests.running == 1).await;
     client.abort();

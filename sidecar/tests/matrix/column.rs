@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kvferry_emulator::{Config, Emulator, Role};
+use kvferry_emulator::{Config, Emulator, Role, SharedStore};
 use serde_json::{Value, json};
 
 use crate::common::{APIS, LEASE, prompt};
@@ -106,18 +106,20 @@ impl Column {
         }
     }
 
-    /// A prefill engine that keeps KV for `lease` if nobody comes for it.
-    pub(crate) fn prefill(self, lease: Duration) -> Config {
-        let config = Config { kv_lease: lease, abort_timeout: lease, ..engine(Role::Prefill) };
+    /// Prefill and decode. Prefill keeps KV for `lease` if nobody comes for it.
+    pub(crate) fn engines(self, lease: Duration) -> (Config, Config) {
+        let mut prefill = Config { kv_lease: lease, abort_timeout: lease, ..engine(Role::Prefill) };
+        let mut decode = engine(Role::Decode);
         match self {
             // Where its bootstrap server is cannot be said by a flag.
-            Sglang => Config { host: own_host(), bootstrap_port: 8998, ..config },
-            _ => config,
+            Sglang => (prefill.host, prefill.bootstrap_port) = (own_host(), 8998),
+            Shared | DecodeFirst => {
+                let store = SharedStore::in_memory();
+                (prefill.shared_store, decode.shared_store) = (Some(store.clone()), Some(store));
+            }
+            _ => {}
         }
-    }
-
-    pub(crate) fn decode(self) -> Config {
-        engine(Role::Decode)
+        (prefill, decode)
     }
 
     /// The API that the client uses. Releases go by another path, so a fault on this one leaves them alone.
@@ -139,6 +141,11 @@ impl Column {
             body["cache_hit_threshold"] = 0.5.into();
         }
         body
+    }
+
+    /// Whether the ledger knows of its KV.
+    pub(crate) fn is_accounted_for(self) -> bool {
+        !matches!(self, Sglang | Offloading | Shared | DecodeFirst)
     }
 
     /// Whether decode is sent before prefill has answered.

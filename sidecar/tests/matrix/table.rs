@@ -35,7 +35,13 @@ const fn row(event: Event, cells: &'static [Expected]) -> Row {
     Row { event, cells }
 }
 
-const fn cell(columns: &'static [Column], sees: Sees<'static>, prefill: Leg, decode: Leg, end: End) -> Expected {
+const fn cell(
+    columns: &'static [Column],
+    sees: Sees<'static>,
+    prefill: Leg,
+    decode: Leg,
+    end: End,
+) -> Expected {
     Expected { columns, sees, prefill, decode, end }
 }
 
@@ -120,7 +126,7 @@ pub(crate) const MATRIX: &[Row] = &[
                 Cancelled,
                 RELEASED,
             ),
-            cell(&[Sglang], Error(504, "decode_stalled"), Once, Once, NOTHING),
+            cell(&[Sglang], Cut, Once, Once, NOTHING),
             // Decode finds nothing in the storage, and computes the prompt.
             cell(&[Shared], Answer, Once, Once, NOTHING),
             cell(&[DecodeFirst], Answer, Once, Twice, NOTHING),
@@ -146,7 +152,7 @@ pub(crate) const MATRIX: &[Row] = &[
         Event::BootstrapFails,
         &[
             cell(&[Mooncake], Error(502, "prefill_bootstrap_failed"), No, No, NOTHING),
-            cell(&[Sglang], Words(Decode, 500), Cancelled, Once, NOTHING),
+            cell(&[Sglang], Error(504, "prefill_timeout"), Once, Once, NOTHING),
         ],
     ),
     row(

@@ -6,11 +6,19 @@ use crate::outcome::{CORRECT, HUNG, NO_ANSWER, UNTYPED, WRONG};
 use crate::plan::Phase;
 use crate::record::{Part, Record, Sample};
 
-/// Growth that may be noise: allocators round, and the load of one third is never quite that of the next.
+/// Growth that may be noise: allocators round.
 const NOISE_PERCENT: u64 = 10;
 
 /// And in absolute terms, KiB: some pages for each of the allocator's arenas, one per worker, whatever the load.
 const NOISE_KIB: u64 = 8 * 1024;
+
+/// Under load, for each stream, KiB: a stream that flows holds one engine connection's buffers more than one that has
+/// just failed, and how many of either there are is decided by what befalls the engines in that third. Less than a
+/// stream's own memory, so a sidecar that kept the streams of one third would be far beyond it.
+const NOISE_KIB_PER_STREAM: u64 = 16;
+
+/// Connectors whose KV is an entry in the engines' cache tier: nobody releases it, the tier drops it when it is old.
+const KEPT_IN_A_TIER: [&str; 1] = ["offloading"];
 
 /// Of the streams asked for, so many must have been under way at once; the others are between two requests.
 const CONCURRENT_PERCENT: u64 = 90;
@@ -68,10 +76,12 @@ pub(crate) fn check(record: &Record) -> Vec<Check> {
         };
         add("nobody holds anything", part.rest_after_s.is_some() && part.left.is_none(), detail);
     }
+    let tier = KEPT_IN_A_TIER.contains(&record.connector.as_str());
+    let why = if tier { "; this connector's KV has no release" } else { "" };
     add(
         "no lease runs out in the calm",
-        record.expired_in_calm == 0,
-        format!("{} left to their end by nobody's release", record.expired_in_calm),
+        record.expired_in_calm == 0 || tier,
+        format!("{} left to their end{why}", record.expired_in_calm),
     );
     checks.extend(of_the_process(record));
     checks
@@ -90,9 +100,10 @@ fn of_the_process(record: &Record) -> Vec<Check> {
         format!("{peak} at once of {}", record.streams),
     );
     let (second, last) = thirds(&record.samples);
+    let load_noise = record.streams * NOISE_KIB_PER_STREAM;
     add(
         "memory is flat under load",
-        second.zip(last).is_some_and(|(second, last)| last <= bound(second)),
+        second.zip(last).is_some_and(|(second, last)| last <= bound(second) + load_noise),
         match (second, last) {
             (Some(second), Some(last)) => {
                 format!("{} MiB in the storm's second third, {} MiB in its last", second / 1024, last / 1024)
@@ -225,7 +236,7 @@ mod tests {
             ("no lease runs out in the calm", |record| record.expired_in_calm = 1),
             ("no KV outstanding in the ledger", |record| record.sidecar.said.stopped = None),
             ("the streams were concurrent", |record| record.streams = 120),
-            ("memory is flat under load", |r| r.samples[21..].iter_mut().for_each(|s| s.rss_kib = 80_000)),
+            ("memory is flat under load", |r| r.samples[21..].iter_mut().for_each(|s| s.rss_kib = 90_000)),
             ("memory is flat at rest", |record| record.calm.rss_at_rest_kib = 60_000),
             ("descriptors are back", |record| record.descriptors_left = vec!["socket:[7]".to_owned()]),
             ("it said nothing beside its log", |record| record.sidecar.stderr = "panicked at".to_owned()),

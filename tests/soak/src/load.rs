@@ -35,6 +35,10 @@ const PATIENCE: Duration = REQUEST_TIMEOUT;
 /// No request takes longer: the sidecar's own limit, and what a crowded machine adds.
 pub(crate) const HUNG: Duration = REQUEST_TIMEOUT.saturating_add(Duration::from_secs(25));
 
+/// Pauses of a slow reader in one answer. An engine that drips byte by byte makes thousands of pieces, and a reader that
+/// paused at each would take longer than any limit by itself.
+const SLOW_PIECES: u64 = 200;
+
 /// How long a client that sends half a body stays.
 const HALF: Duration = Duration::from_millis(300);
 
@@ -226,7 +230,7 @@ async fn read(answer: &mut Answer, client: Client) -> Read {
         pieces += 1;
         match client {
             Client::LeavesAt(last) if pieces >= last => return Read::Left,
-            Client::Slow(pause) => sleep(pause).await,
+            Client::Slow(pause) if pieces <= SLOW_PIECES => sleep(pause).await,
             _ => {}
         }
     }

@@ -74,4 +74,3 @@ fn random_seed() -> u64 {
     use std::hash::{BuildHasher as _, RandomState};
     RandomState::new().hash_one("seed") >> 32
 }
-#[cfg(test)] mod probe;
