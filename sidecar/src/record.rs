@@ -352,6 +352,7 @@ impl Drop for Record {
             return;
         }
         let request_id = self.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default();
+        let decode_first = self.decode_sent.zip(self.first_byte).filter(|_| !self.first_token_ahead);
         tracing::info!(
             request_id,
             trace_id = self.trace.trace_id().map(tracing::field::display),
@@ -363,7 +364,7 @@ impl Drop for Record {
             outcome = self.outcome,
             fault = self.fault.map(Fault::label),
             prefill_ms = self.prefill_took.map(ms),
-            decode_first_ms = self.decode_sent.zip(self.first_byte).map(|(sent, first)| ms(first - sent)),
+            decode_first_ms = decode_first.map(|(sent, first)| ms(first - sent)),
             decode_ms = decode.map(ms),
             ttft_ms = self.first_byte.map(|first| ms(first - self.started)),
             total_ms = ms(total),

@@ -17,7 +17,7 @@ use crate::connector::Connector;
 use crate::exchange::Encode;
 use crate::failover::Failover;
 use crate::inflight::Table;
-use crate::upstream::{Legs, Proxies, Upstream};
+use crate::upstream::{Legs, Tallies, Tally, Proxies, Upstream};
 use crate::warmup::WarmUp;
 
 /// One engine of this pod, and the port through which it is reached. With data parallelism there are several.

@@ -28,11 +28,7 @@ def fleet() -> Iterator[Fleet]:
 @pytest.fixture(scope="session")
 def engines(fleet: Fleet) -> tuple[Engine, Engine]:
     """A prefill and a decode engine, started side by side."""
-    vllm.ensure_model()
-    pair = tuple(vllm.launch(fleet, plan) for plan in vllm.plan_pair())
-    for engine in pair:
-        vllm.wait_ready(engine)
-    return pair
+    return vllm.start_pair(fleet)
 
 
 @pytest.fixture(scope="session")

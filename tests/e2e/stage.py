@@ -82,7 +82,7 @@ class Stage:
         return Answer.ask(self.decode.url, path, body, {})
 
     def forget_prompts(self, engine: Engine | None = None) -> None:
-        """Empties an engine's prefix cache, the decode engine's by default: what it answers next, it computed or was sent.
+        """Empties an engine's prefix cache, decode's by default: what it answers next, it computed or was sent.
 
         The engine refuses while a request holds blocks, which the last one may for a moment after its answer.
         """

@@ -27,7 +27,11 @@ impl UsageEdit {
 
     /// `None` where the API's usage has no such number to set (Anthropic messages, SGLang).
     pub fn new(api: Api, cached_tokens: u64) -> Option<Self> {
-        (!matches!(api, Api::Messages | Api::SglangGenerate)).then_some(Self { api, cached_tokens, resumed: false })
+        (!matches!(api, Api::Messages | Api::SglangGenerate)).then_some(Self {
+            api,
+            cached_tokens,
+            resumed: false,
+        })
     }
 
     /// For an answer that goes on behind its first token: its engine counts that one with the prompt.
@@ -61,9 +65,8 @@ fn one_token_moved(json: &[u8]) -> Option<Bytes> {
     const PROMPT: [&str; 2] = ["usage", "prompt_tokens"];
     const COMPLETION: [&str; 2] = ["usage", "completion_tokens"];
     let json = Bytes::copy_from_slice(json);
-    let number = |path: &[&str]| -> Option<u64> {
-        std::str::from_utf8(&get_path(&json, path)?).ok()?.parse().ok()
-    };
+    let number =
+        |path: &[&str]| -> Option<u64> { std::str::from_utf8(&get_path(&json, path)?).ok()?.parse().ok() };
     let (prompt, completion) = (number(&PROMPT)?.checked_sub(1)?, number(&COMPLETION)? + 1);
     let json = set_path(&json, &PROMPT, &prompt.to_string(), Missing::Leave)?;
     set_path(&json, &COMPLETION, &completion.to_string(), Missing::Leave)
@@ -117,7 +120,8 @@ mod tests {
     #[test]
     fn the_token_that_an_answer_goes_on_from_is_the_answers() {
         let edit = UsageEdit::new(Api::Completions, 2).unwrap().resumed();
-        let apply = |json: &str| edit.apply(json.as_bytes()).map(|json| String::from_utf8(json.to_vec()).unwrap());
+        let apply =
+            |json: &str| edit.apply(json.as_bytes()).map(|json| String::from_utf8(json.to_vec()).unwrap());
         assert_eq!(
             apply(r#"{"usage":{"prompt_tokens":65,"total_tokens":72,"completion_tokens":7,"prompt_tokens_details":{"cached_tokens":64}}}"#)
                 .as_deref(),

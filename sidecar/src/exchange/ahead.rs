@@ -88,7 +88,8 @@ impl Engine {
             "decode computed another first token than prefill; the answer goes on from prefill's"
         );
         let Some(body) = first.resume(&self.request.asked) else {
-            return self.failed(Broken::Other("its answer begins with another token than prefill's".to_owned()));
+            return self
+                .failed(Broken::Other("its answer begins with another token than prefill's".to_owned()));
         };
         match self.ask(&Outgoing { body, headers: leg.headers }).await {
             Ok(sent) => DecodeEnd::Resumed(sent),
@@ -105,7 +106,7 @@ impl Engine {
 /// The client's answer: the first token's event, and what the decode leg of `run` brings.
 pub(super) fn answer(mut run: Run, event: Bytes) -> Response<AnswerBody> {
     run.record().answer_begins(200, true);
-    let events = unfold(Answering::Begins(Box::new(run), event), Answering::next);
+    let events = unfold(Answering::Begins(run, event), Answering::next);
     let mut response = Response::new(AnswerBody::made(Box::pin(events)));
     let kind = HeaderValue::from_static("text/event-stream; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, kind);
@@ -114,9 +115,9 @@ pub(super) fn answer(mut run: Run, event: Bytes) -> Response<AnswerBody> {
 
 /// Where the client's answer is.
 enum Answering {
-    Begins(Box<Run>, Bytes),
-    Waits(Box<Run>),
-    Flows(AnswerBody),
+    Begins(Run, Bytes),
+    Waits(Run),
+    Flows(Box<AnswerBody>),
     Over,
 }
 
@@ -132,7 +133,8 @@ impl Answering {
                     Reply::Stream(sent, held) => {
                         let (mut head, body) = sent.response.into_parts();
                         let body = HeldBody::new(held, body);
-                        Self::Flows(AnswerBody::streamed(&mut head.headers, body, sent.lease, *run))
+                        let body = AnswerBody::streamed(&mut head.headers, body, sent.lease, run);
+                        Self::Flows(Box::new(body))
                     }
                     reply => {
                         let error = match reply {

@@ -370,7 +370,10 @@ mod tests {
         const GREEDY: &str = r#"{"max_tokens":8,"temperature":0}"#;
         let plan = Some(Plan { dialect: Dialect::Ids, max_tokens: 8 });
         assert_eq!(generate(GREEDY, ""), plan);
-        assert_eq!(generate(GREEDY, r#","stream_options":{"include_usage":true},"output_mode":"tokens""#), plan);
+        assert_eq!(
+            generate(GREEDY, r#","stream_options":{"include_usage":true},"output_mode":"tokens""#),
+            plan
+        );
         assert_eq!(generate(r#"{"max_tokens":8,"top_k":1,"stop_token_ids":[1]}"#, ""), plan);
         for sampling in [
             "{}",

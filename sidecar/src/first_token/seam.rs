@@ -140,12 +140,11 @@ impl Saying {
         let document = scan(choice, &["text", "token_ids", "finish_reason"]).ok()?;
         let value = |name| document.value(name).filter(|range| &choice[range.clone()] != b"null");
         let finishes = value("finish_reason").is_some();
-        let (said, at) = match value("text") {
-            Some(at) => (Said::Text(serde_json::from_slice(&choice[at.clone()]).ok()?), at),
-            None => {
-                let at = value("token_ids")?;
-                (Said::Ids(serde_json::from_slice(&choice[at.clone()]).ok()?), at)
-            }
+        let (said, at) = if let Some(at) = value("text") {
+            (Said::Text(serde_json::from_slice(&choice[at.clone()]).ok()?), at)
+        } else {
+            let at = value("token_ids")?;
+            (Said::Ids(serde_json::from_slice(&choice[at.clone()]).ok()?), at)
         };
         Some(Self { said, at: start + at.start..start + at.end, finishes })
     }
@@ -162,7 +161,9 @@ mod tests {
     }
 
     fn ids(tokens: &str) -> String {
-        format!("data: {{\"request_id\":\"g\",\"choices\":[{{\"index\":0,\"token_ids\":{tokens},\"finish_reason\":null}}]}}\n\n")
+        format!(
+            "data: {{\"request_id\":\"g\",\"choices\":[{{\"index\":0,\"token_ids\":{tokens},\"finish_reason\":null}}]}}\n\n"
+        )
     }
 
     /// The verdict, and how many of the pieces it took.

@@ -8,12 +8,14 @@ mod dial;
 mod pool;
 mod proxy;
 mod send;
+mod tally;
 
 pub use body::LegBody;
 pub use pool::{Lease, Pool};
 pub use proxy::Proxies;
 pub(crate) use send::broken;
 pub use send::{Sent, Upstream};
+pub use tally::{Tallies, Tally};
 
 /// The way to each kind of engine: TLS is chosen per leg, and so connections are kept per leg.
 #[derive(Debug, Clone)]

@@ -11,6 +11,7 @@ use hyper::client::conn::http1::SendRequest;
 use kvferry_contract::Endpoint;
 
 use super::LegBody;
+use super::tally::{Mark, Tally};
 
 /// How long a connection is kept without use. vLLM's HTTP server closes its side after 5 s.
 const IDLE_LIMIT: Duration = Duration::from_secs(4);
@@ -24,18 +25,20 @@ pub struct Pool {
     idle: Mutex<HashMap<Arc<Endpoint>, Vec<Idle>>>,
     /// Per engine.
     max_idle: usize,
+    tally: Tally,
 }
 
 #[derive(Debug)]
 struct Idle {
     sender: SendRequest<LegBody>,
     since: Instant,
+    _kept: Mark,
 }
 
 impl Pool {
     /// Keeps at most `max_idle` connections to each engine.
-    pub fn new(max_idle: usize) -> Self {
-        Self { idle: Mutex::default(), max_idle }
+    pub fn new(max_idle: usize, tally: Tally) -> Self {
+        Self { idle: Mutex::default(), max_idle, tally }
     }
 
     /// A kept connection that is ready, if there is one.
@@ -62,7 +65,7 @@ impl Pool {
         }
         let kept = idle.entry(Arc::clone(endpoint)).or_default();
         if kept.len() < self.max_idle {
-            kept.push(Idle { sender, since: Instant::now() });
+            kept.push(Idle { sender, since: Instant::now(), _kept: self.tally.keep() });
         }
     }
 

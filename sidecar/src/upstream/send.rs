@@ -18,7 +18,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::dial::dial;
 use super::proxy::Proxy;
-use super::{Lease, LegBody, Pool, Proxies};
+use super::tally::Mark;
+use super::{Lease, LegBody, Pool, Proxies, Tally};
 use crate::error::Broken;
 
 /// A dead kept connection shows itself within a round trip; later than this the engine may well have been at work.
@@ -40,6 +41,7 @@ pub struct Sent {
 #[derive(Debug, Clone)]
 pub struct Upstream {
     pool: Arc<Pool>,
+    tally: Tally,
     connect_timeout: Duration,
     /// `None`: plain HTTP.
     tls: Option<LegTls>,
@@ -49,8 +51,9 @@ pub struct Upstream {
 
 impl Upstream {
     /// Keeps at most `max_idle` connections to each engine; a new one must open within `connect_timeout`.
-    pub fn new(max_idle: usize, connect_timeout: Duration, tls: Option<LegTls>) -> Self {
-        Self { pool: Arc::new(Pool::new(max_idle)), connect_timeout, tls, proxies: None }
+    pub fn new(max_idle: usize, connect_timeout: Duration, tls: Option<LegTls>, tally: Tally) -> Self {
+        let pool = Arc::new(Pool::new(max_idle, tally.clone()));
+        Self { pool, tally, connect_timeout, tls, proxies: None }
     }
 
     /// Goes through these proxies.
@@ -114,9 +117,9 @@ impl Upstream {
             }
         };
         match &self.tls {
-            None => speak(stream).await,
+            None => speak(stream, self.tally.open()).await,
             Some(tls) => match tls.connect(endpoint.host(), stream).await {
-                Ok(stream) => speak(stream).await,
+                Ok(stream) => speak(stream, self.tally.open()).await,
                 Err(error) => Err(Broken::Tls(error.to_string())),
             },
         }
@@ -155,8 +158,8 @@ impl Upstream {
     }
 }
 
-/// Begins HTTP/1.1 on a new connection.
-async fn speak<S>(stream: S) -> Result<http1::SendRequest<LegBody>, Broken>
+/// Begins HTTP/1.1 on a new connection, which is counted until it ends.
+async fn speak<S>(stream: S, open: Mark) -> Result<http1::SendRequest<LegBody>, Broken>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -168,6 +171,7 @@ where
     tokio::spawn(async move {
         // Its errors reach whoever waits for the response or reads the body.
         let _ = connection.with_upgrades().await;
+        drop(open);
     });
     Ok(sender)
 }

@@ -49,6 +49,12 @@ fn continued(request: &Received) -> Value {
     messages[1]["content"].clone()
 }
 
+/// A request that no prefill precedes.
+fn alone(body: impl Into<Vec<u8>>) -> Ask {
+    Ask::post(CHAT, body)
+}
+
+/// Engines written down, and a sidecar between them.
 struct Scripts {
     prefill: Scripted,
     decode: Scripted,
@@ -70,12 +76,8 @@ impl Scripts {
         Self { prefill, decode, sidecar }
     }
 
-    fn alone(&self, body: impl Into<Vec<u8>>) -> Ask {
-        Ask::post(CHAT, body)
-    }
-
     fn disaggregated(&self, body: impl Into<Vec<u8>>) -> Ask {
-        self.alone(body).prefill(&self.prefill.host_port())
+        alone(body).prefill(&self.prefill.host_port())
     }
 
     /// Ends a test in which the KV of this many requests was read.
@@ -89,7 +91,7 @@ impl Scripts {
 async fn an_answer_that_fits_into_one_chunk_is_asked_for_as_it_is() {
     for members in [r#","max_tokens":10"#, r#","max_completion_tokens":3,"max_tokens":500"#] {
         let scripts = Scripts::of(vec![json_answer(200, "{ }")]).await;
-        let answer = scripts.alone(wants(members)).send(scripts.sidecar.address()).await.ok();
+        let answer = alone(wants(members)).send(scripts.sidecar.address()).await.ok();
         assert_eq!(answer.text(), "{ }");
         assert_eq!(scripts.decode.requests()[0].text(), wants(members));
         scripts.end(0).await;
@@ -139,7 +141,7 @@ async fn an_answer_ends_when_the_engine_says_so_or_has_nothing_more() {
         (vec![said("one", "length", 10), said("", "stop", 1)], "one", "stop", 11, 2),
     ] {
         let scripts = Scripts::of(chunks).await;
-        let answer = scripts.alone(wants("")).send(scripts.sidecar.address()).await.ok();
+        let answer = alone(wants("")).send(scripts.sidecar.address()).await.ok();
         assert_eq!(answer.json(), serde_json::from_str::<Value>(&body(text, finish, tokens)).unwrap());
         assert_eq!(scripts.decode.requests().len(), asked);
         scripts.end(0).await;
@@ -273,7 +275,7 @@ async fn a_refused_chunk_is_told_as_the_engine_told_it() {
             vec![said("one", "length", 10), refusal.clone().into_bytes()]
         };
         let scripts = Scripts::of(chunks).await;
-        let answer = scripts.alone(wants("")).send(scripts.sidecar.address()).await;
+        let answer = alone(wants("")).send(scripts.sidecar.address()).await;
         assert_eq!((answer.status.as_u16(), answer.header("retry-after")), (503, "7"));
         assert_eq!(answer.json()["error"]["message"], "busy");
         scripts.end(0).await;
@@ -342,7 +344,7 @@ async fn what_chunks_would_lose_is_decoded_in_one_piece() {
         r#","response_format":{"type":"json_object"}"#,
     ] {
         let scripts = Scripts::of(vec![json_answer(200, "{ }")]).await;
-        scripts.alone(wants(members)).send(scripts.sidecar.address()).await.ok();
+        alone(wants(members)).send(scripts.sidecar.address()).await.ok();
         scripts.disaggregated(wants(members)).send(scripts.sidecar.address()).await.ok();
         let requests = scripts.decode.requests();
         assert_eq!(requests[0].text(), wants(members));
@@ -380,8 +382,8 @@ async fn an_answer_that_turns_out_to_be_more_than_text_is_asked_for_once_more_in
     // Complete in one chunk, nothing is lost.
     let done = thinking.replace("length", "stop");
     let scripts = Scripts::of(vec![json_answer(200, &done)]).await;
-    assert_eq!(scripts.alone(wants("")).send(scripts.sidecar.address()).await.ok().text(), done);
-    let answer = scripts.alone(wants(r#","stream":true"#)).send(scripts.sidecar.address()).await.ok();
+    assert_eq!(alone(wants("")).send(scripts.sidecar.address()).await.ok().text(), done);
+    let answer = alone(wants(r#","stream":true"#)).send(scripts.sidecar.address()).await.ok();
     assert_eq!(events(&answer.text())[0]["choices"][0]["delta"]["reasoning"], "so");
     scripts.end(0).await;
 }
@@ -394,7 +396,7 @@ async fn an_answer_that_reaches_the_end_of_the_context_ends_there_as_any_other()
         [(said("!", "length", 4), "one!", 14), (said("!", "stop", 4), "one!", 14), (full.clone(), "one", 10)]
     {
         let scripts = Scripts::of(vec![said("one", "length", 10), full.clone(), last]).await;
-        let answer = scripts.alone(wants("")).send(scripts.sidecar.address()).await.ok().json();
+        let answer = alone(wants("")).send(scripts.sidecar.address()).await.ok().json();
         assert_eq!(answer["choices"][0]["message"]["content"], text);
         assert_eq!(answer["usage"]["completion_tokens"], tokens);
         // The third leaves it to the engine how much there is room for, and is the last.
@@ -426,7 +428,7 @@ async fn the_limits_of_a_request_hold_for_every_chunk() {
     }
     let (decode, mut leaves) = silent().await;
     let scripts = Scripts::start(decode, &["--request-timeout=100ms"]).await;
-    let answer = scripts.alone(wants("")).send(scripts.sidecar.address()).await;
+    let answer = alone(wants("")).send(scripts.sidecar.address()).await;
     answer.is_error(504, "request_timeout", "in decode");
     within("the chunk is cancelled", leaves.recv()).await.unwrap();
     scripts.end(0).await;
@@ -436,7 +438,7 @@ async fn the_limits_of_a_request_hold_for_every_chunk() {
 async fn what_is_no_chat_completion_passes_as_it_is() {
     for answer in ["{}", "no JSON", r#"{"choices":[]}"#] {
         let scripts = Scripts::of(vec![json_answer(200, answer)]).await;
-        assert_eq!(scripts.alone(wants("")).send(scripts.sidecar.address()).await.ok().text(), answer);
+        assert_eq!(alone(wants("")).send(scripts.sidecar.address()).await.ok().text(), answer);
         scripts.end(0).await;
     }
 }

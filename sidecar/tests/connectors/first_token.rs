@@ -4,8 +4,8 @@
 use serde_json::{Value, json};
 
 use crate::common::{
-    APIS, Ask, Exchange, Opened, Rig, Route, Scripted, Sidecar, chunk, content, eventually, events, json_answer,
-    prompt, reserve_port, sse_head, without,
+    APIS, Ask, Exchange, Opened, Rig, Route, Scripted, Sidecar, chunk, content, events, eventually,
+    json_answer, prompt, reserve_port, sse_head, without,
 };
 use kvferry_emulator::{Config, Emulator, Faults};
 
@@ -42,12 +42,27 @@ async fn the_client_reads_the_same_with_and_without_it() {
                 assert_eq!(forwarded, ordinary);
             } else {
                 // The emulator leaves out of an event what it has nothing to say about.
-                let bare = |value| without(value, &["usage", "output_mode", "routed_experts", "sampling_mask", "weight_versions", "stop_reason", "logprobs", "finish_reason"]);
+                let bare = |value| {
+                    without(
+                        value,
+                        &[
+                            "usage",
+                            "output_mode",
+                            "routed_experts",
+                            "sampling_mask",
+                            "weight_versions",
+                            "stop_reason",
+                            "logprobs",
+                            "finish_reason",
+                        ],
+                    )
+                };
                 assert_eq!(bare(forwarded), bare(ordinary));
             }
         }
         // Decode was asked for the same in the same way.
-        let decode = |rig: &Rig| rig.decode.requests().iter().map(|request| request.path.clone()).collect::<Vec<_>>();
+        let decode =
+            |rig: &Rig| rig.decode.requests().iter().map(|request| request.path.clone()).collect::<Vec<_>>();
         assert_eq!(decode(&ahead), decode(&plain));
         assert_eq!((plain.end().await.consumed, ahead.end().await.consumed), (3, 3));
     }
@@ -74,7 +89,10 @@ async fn the_first_token_is_there_while_decode_has_not_answered() {
     rig.settled().await;
     assert_eq!(rig.prefill.state().totals.releases_without_read, 1);
     let whole = rig.ask(COMPLETIONS.path, body.to_string()).send(rig.address()).await.ok();
-    assert_eq!(without(events(&first)[0].clone(), &["id", "created"]), without(events(&whole.text())[0].clone(), &["id", "created"]));
+    assert_eq!(
+        without(events(&first)[0].clone(), &["id", "created"]),
+        without(events(&whole.text())[0].clone(), &["id", "created"])
+    );
     let counts = rig.end().await;
     assert_eq!((counts.released, counts.consumed), (1, 1));
 }
@@ -145,7 +163,8 @@ async fn what_is_not_exact_is_answered_by_decode_alone() {
 /// A completion's event.
 fn event(text: &str, finish: Option<&str>) -> String {
     let choice = json!({"index": 0, "text": text, "logprobs": null, "finish_reason": finish});
-    let body = json!({"id": "cmpl-1", "object": "text_completion", "created": 2, "model": "m", "choices": [choice]});
+    let body =
+        json!({"id": "cmpl-1", "object": "text_completion", "created": 2, "model": "m", "choices": [choice]});
     format!("data: {body}\n\n")
 }
 
@@ -184,7 +203,8 @@ async fn an_answer_goes_on_behind_the_token_that_was_sent_when_decode_chose_anot
     .await;
     let sidecar = Sidecar::start(decode.port(), &[FLAG]);
     let body = r#"{"model":"m","prompt":"five six seven","max_tokens":8,"temperature":0,"stream":true,"stream_options":{"include_usage":true},"user":"u"}"#;
-    let answer = Ask::post(COMPLETIONS.path, body).prefill(&prefill.host_port()).send(sidecar.address()).await.ok();
+    let answer =
+        Ask::post(COMPLETIONS.path, body).prefill(&prefill.host_port()).send(sidecar.address()).await.ok();
     let events = events(&answer.text());
     let text: String = events.iter().filter_map(|event| event["choices"][0]["text"].as_str()).collect();
     assert_eq!(text, " one two three");
@@ -194,7 +214,9 @@ async fn an_answer_goes_on_behind_the_token_that_was_sent_when_decode_chose_anot
     assert_eq!(events.last().unwrap(), "[DONE]");
     let legs = decode.requests();
     assert_eq!(legs.len(), 2);
-    assert!(legs[0].text().contains(r#""kv_transfer_params":{"do_remote_prefill":true,"remote_num_tokens":3}"#));
+    assert!(
+        legs[0].text().contains(r#""kv_transfer_params":{"do_remote_prefill":true,"remote_num_tokens":3}"#)
+    );
     assert_eq!(
         legs[1].text(),
         body.replace(r#""five six seven""#, "[5,6,7,9]").replace(r#""max_tokens":8"#, r#""max_tokens":7"#)
@@ -208,7 +230,8 @@ async fn an_answer_goes_on_behind_the_token_that_was_sent_when_decode_chose_anot
 async fn an_answer_that_nobody_can_go_on_with_breaks_off() {
     let prefill = prefill_says_one(3).await;
     let decode = Scripted::start(|mut exchange: Exchange| async move {
-        if exchange.request.text().contains("[5,6,7,9]") || exchange.request.text().contains("no-such-model") {
+        if exchange.request.text().contains("[5,6,7,9]") || exchange.request.text().contains("no-such-model")
+        {
             exchange.write(json_answer(404, "{}")).await;
             return Some(exchange);
         }
@@ -238,7 +261,8 @@ async fn kv_that_decode_could_not_pull_is_told_behind_the_first_token_and_given_
     .await;
     let sidecar = Sidecar::start(decode.port(), &[FLAG]);
     let body = r#"{"prompt":"five six seven","max_tokens":8,"temperature":0,"stream":true}"#;
-    let answer = Ask::post(COMPLETIONS.path, body).prefill(&prefill.host_port()).send(sidecar.address()).await.ok();
+    let answer =
+        Ask::post(COMPLETIONS.path, body).prefill(&prefill.host_port()).send(sidecar.address()).await.ok();
     let (first, rest) = answer.text().split_once("\n\n").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
     assert!(first.contains(" one"));
     assert_eq!(rest, format!("{ERROR}data: [DONE]\n\n"));
@@ -254,7 +278,8 @@ async fn a_prefill_that_stopped_short_of_the_prompts_end_has_no_first_token() {
     .await;
     let sidecar = Sidecar::start(decode.port(), &[FLAG]);
     let body = r#"{"prompt":"five six seven","max_tokens":8,"temperature":0,"stream":true}"#;
-    let answer = Ask::post(COMPLETIONS.path, body).prefill(&prefill.host_port()).send(sidecar.address()).await.ok();
+    let answer =
+        Ask::post(COMPLETIONS.path, body).prefill(&prefill.host_port()).send(sidecar.address()).await.ok();
     assert_eq!(answer.text(), event(" two", Some("length")) + "data: [DONE]\n\n");
     sidecar.end().await;
 }

@@ -9,8 +9,8 @@ use kvferry_emulator::{Config, Connector, Emulator, Faults, Role, Speeds};
 use serde_json::{Value, json};
 
 use crate::common::{
-    APIS, Answer, Ask, LEASE, LONG_GRACE, Received, Rig, Route, Scripted, Sidecar, chunk, content,
-    eventually, json_answer, prompt, sse_head, within,
+    APIS, Answer, Ask, LEASE, LONG_GRACE, Received, Rig, Route, SHORT_GRACE, Scripted, Sidecar, chunk,
+    content, eventually, json_answer, prompt, sse_head, within,
 };
 
 const PUSH: &str = "--nixl-push-mode";
@@ -351,7 +351,7 @@ async fn an_error_of_the_decode_engine_is_passed_on_and_ends_prefill() {
 
 #[tokio::test]
 async fn two_legs_that_hang_end_at_the_prefill_legs_limit() {
-    let rig = met(&["--prefill-timeout=150ms", "--prefill-cancel-grace=50ms"]).await;
+    let rig = met(&["--prefill-timeout=150ms", SHORT_GRACE]).await;
     for stream in [false, true] {
         rig.prefill.set_faults(once(Faults { hang: true, ..Faults::default() }));
         let answer = rig.ask(CHAT.path, CHAT.body(stream)).send(rig.address()).await;
@@ -364,10 +364,9 @@ async fn two_legs_that_hang_end_at_the_prefill_legs_limit() {
 
 #[tokio::test]
 async fn a_client_that_leaves_ends_both_legs_and_leaves_nothing() {
-    let rig = met(&[LONG_GRACE]).await;
+    let rig = met(&[SHORT_GRACE]).await;
     for stream in [false, true] {
-        // Half a second: as long as the sidecar listens for what prefill brings.
-        rig.prefill.set_speeds(Speeds { prefill_rate: 200, ..Speeds::default() });
+        rig.prefill.set_speeds(Speeds { prefill_rate: 10, ..Speeds::default() });
         let client = tokio::spawn(rig.ask(CHAT.path, CHAT.body(stream)).try_send(rig.address()));
         eventually("both legs are in their engines", || {
             rig.prefill.state().requests.running == 1 && rig.decode.state().requests.waiting == 1
@@ -378,6 +377,6 @@ async fn a_client_that_leaves_ends_both_legs_and_leaves_nothing() {
         meet(&rig).await;
     }
     let totals = rig.prefill.state().totals;
-    assert_eq!((totals.expired, totals.releases_without_read), (0, 2));
+    assert_eq!((totals.expired, totals.aborted), (0, 2));
     rig.end().await;
 }

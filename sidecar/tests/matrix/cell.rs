@@ -18,13 +18,13 @@ use crate::expect::{Account, Engine, Held, Sees};
 use crate::table::Expected;
 
 /// The lease of cells in which it is what frees the KV.
-const SHORT_LEASE: Duration = Duration::from_secs(1);
+const SHORT_LEASE: Duration = Duration::from_secs(2);
 
 /// Between two looks at a state that is waited for.
 const LOOK: Duration = Duration::from_millis(3);
 
 /// What an engine says when it is told to fail: its spaces must come through.
-const WORDS: &str = "{\"error\": {\"engine\": \"own\" } }\n";
+pub(crate) const WORDS: &str = "{\"error\": {\"engine\": \"own\" } }\n";
 
 /// Tokens of an answer that is to end, and of one that is not.
 const SHORT: usize = 12;
@@ -45,17 +45,16 @@ pub(crate) struct Cell {
     before: Counts,
 }
 
-/// Flags that an event needs.
+/// Flags that an event needs. Limits are as short as a busy machine allows for what comes before the event.
 fn flags(event: Event, column: Column) -> Vec<&'static str> {
     match event {
-        Event::PrefillHangs => vec!["--prefill-timeout=500ms", SHORT_GRACE],
+        Event::PrefillHangs => vec!["--prefill-timeout=1s", SHORT_GRACE],
         Event::DecodeHangs | Event::BootstrapFails if column == Column::Sglang => {
-            vec!["--prefill-timeout=500ms"]
+            vec!["--prefill-timeout=1s"]
         }
-        Event::PrefillTalksNonsense | Event::DecodeHangs | Event::StreamHangs => {
-            vec!["--decode-stall-timeout=1s"]
-        }
-        Event::RequestTakesTooLong => vec!["--request-timeout=1s"],
+        Event::PrefillTalksNonsense | Event::DecodeHangs => vec!["--decode-stall-timeout=1s"],
+        Event::StreamHangs => vec!["--decode-stall-timeout=3s"],
+        Event::RequestTakesTooLong => vec!["--request-timeout=2s"],
         Event::ClientLeavesInPrefill => vec![SHORT_GRACE],
         Event::ClientLeavesAsPrefillEnds | Event::ClientLeavesBetween => vec![LONG_GRACE],
         Event::HugeBody => vec!["--max-body-size=4000"],

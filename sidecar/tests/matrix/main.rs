@@ -10,8 +10,11 @@ mod hosts;
 
 mod cell;
 mod column;
+mod encoders;
 mod event;
 mod expect;
+mod page;
+mod reference;
 mod table;
 
 use std::sync::Arc;
@@ -97,4 +100,21 @@ fn every_row_has_its_test_and_every_column_its_cell() {
             assert_eq!(cells, usize::from(!none), "{:?}, {column:?}", row.event);
         }
     }
+}
+
+#[tokio::test]
+async fn encoders_fail_in_every_way() {
+    let mut cells = JoinSet::new();
+    for expected in encoders::MATRIX {
+        for column in expected.columns {
+            cells.spawn(async move {
+                let differs = tokio::spawn(encoders::run(*column, expected)).await;
+                let differs = differs.unwrap_or_else(|error| vec![error.to_string()]);
+                (!differs.is_empty())
+                    .then(|| format!("{:?}, {column:?}: {}", expected.event, differs.join("; ")))
+            });
+        }
+    }
+    let differs: Vec<String> = cells.join_all().await.into_iter().flatten().collect();
+    assert!(differs.is_empty(), "{}", differs.join("\n"));
 }

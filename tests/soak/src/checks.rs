@@ -249,6 +249,14 @@ mod tests {
     }
 
     #[test]
+    fn a_cache_tier_may_drop_what_nobody_released() {
+        let mut tier = Record { connector: "offloading".to_owned(), expired_in_calm: 1, ..good() };
+        assert_eq!(failed(&tier), Vec::<&str>::new());
+        tier.calm.left = Some("prefill 0: 3 blocks".to_owned());
+        assert_eq!(failed(&tier), ["nobody holds anything"]);
+    }
+
+    #[test]
     fn warming_up_is_not_growth_and_a_short_run_is_no_proof() {
         assert_eq!(thirds(&good().samples), (Some(60_000), Some(60_000)));
         let mut short = good();
