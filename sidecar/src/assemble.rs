@@ -16,7 +16,7 @@ use crate::connector::{self, PrefillLimits};
 use crate::error::Error;
 use crate::exchange::Encode;
 use crate::failover::{Failover, Policy, Rules};
-use crate::upstream::Proxies;
+use crate::upstream::{Proxies, Tallies};
 use crate::worker::{LegsTls, Rank, Settings};
 
 /// Between the end of a decode leg and the first release: far more than an engine needs to notice that its client left.
@@ -81,6 +81,7 @@ pub fn settings(options: &Options) -> Result<Settings, TlsError> {
         max_idle_per_engine: options.limits.max_idle_conns_per_host.get(),
         listener_tls: listener_tls(options)?,
         leg_tls: legs_tls(options)?,
+        tallies: Tallies::default(),
         proxies: {
             let environment = &options.environment;
             let url = |proxy: &Option<ProxyUrl>| proxy.as_ref().map(|url| url.as_str().to_owned());

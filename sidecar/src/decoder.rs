@@ -14,7 +14,7 @@ use http::{HeaderValue, Request, Uri};
 use kvferry_contract::Endpoint;
 use tokio::runtime;
 
-use crate::upstream::{LegBody, Upstream};
+use crate::upstream::{LegBody, Tally, Upstream};
 use crate::worker::Settings;
 
 /// Between two looks.
@@ -38,7 +38,7 @@ impl Watch {
     pub fn start(settings: &Settings) -> io::Result<Arc<Self>> {
         let watch = Arc::new(Self { trouble: Mutex::new(Some("it has not answered yet".to_owned())) });
         // Nothing is kept: whether a new client would be served is the question.
-        let upstream = Upstream::new(0, PATIENCE, settings.leg_tls.decode.clone());
+        let upstream = Upstream::new(0, PATIENCE, settings.leg_tls.decode.clone(), Tally::default());
         let engines: Vec<_> = settings.ranks.iter().map(|rank| Arc::clone(&rank.decoder)).collect();
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let told = Arc::downgrade(&watch);

@@ -56,6 +56,8 @@ pub enum Broken {
     Closed,
     /// What came is not HTTP.
     NotHttp(String),
+    /// It answered with a success, and told of an error inside it.
+    Told(String),
     /// Anything else.
     Other(String),
 }
@@ -70,6 +72,7 @@ impl fmt::Display for Broken {
             Self::Tls(detail) => f.write_str(detail),
             Self::Closed => f.write_str("it closed the connection before its answer was complete"),
             Self::NotHttp(detail) => write!(f, "its answer is not HTTP ({detail})"),
+            Self::Told(detail) => write!(f, "it told of an error in its answer: {detail}"),
             Self::Other(detail) => f.write_str(detail),
         }
     }
@@ -311,14 +314,14 @@ impl Error {
                     "prefill_unreachable"
                 }
                 Broken::Tls(_) => "prefill_tls",
-                Broken::Closed | Broken::NotHttp(_) | Broken::Other(_) => "prefill_broke",
+                Broken::Closed | Broken::NotHttp(_) | Broken::Told(_) | Broken::Other(_) => "prefill_broke",
             },
             Self::LegBroken { leg: Leg::Decode, how, .. } => match how {
                 Broken::Resolve(_) | Broken::Refused | Broken::ConnectTimeout | Broken::Connect(_) => {
                     "decode_unreachable"
                 }
                 Broken::Tls(_) => "decode_tls",
-                Broken::Closed | Broken::NotHttp(_) | Broken::Other(_) => "decode_broke",
+                Broken::Closed | Broken::NotHttp(_) | Broken::Told(_) | Broken::Other(_) => "decode_broke",
             },
             Self::PrefillNotJson { .. } => "prefill_answer_invalid",
             Self::PrefillTold { .. } => "prefill_error_in_answer",

@@ -87,6 +87,11 @@ impl Failover {
         self.policy != Policy::Fail
     }
 
+    /// Whether the decode engine is the last resort.
+    pub fn ends_locally(&self) -> bool {
+        self.policy == Policy::Local
+    }
+
     /// Whether the decode engine may compute one more prompt.
     pub fn grant_local(&self, now: Time) -> bool {
         lock(&self.budget).withdraw(now)

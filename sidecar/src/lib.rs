@@ -6,6 +6,7 @@
 
 pub mod assemble;
 mod connector;
+mod decoder;
 mod downstream;
 mod error;
 mod exchange;

@@ -46,10 +46,11 @@ impl Level {
     /// # Errors
     /// The text is no level.
     pub fn set(&self, level: &str) -> Result<(), String> {
-        let level: LevelFilter = level
-            .trim()
-            .parse()
-            .map_err(|_| format!("{level:?} is no level; give off, error, warn, info, debug or trace"))?;
+        let level: LevelFilter = Some(level.trim())
+            // An empty text would be taken for `error`.
+            .filter(|level| !level.is_empty())
+            .and_then(|level| level.parse().ok())
+            .ok_or_else(|| format!("{level:?} is no level; give off, error, warn, info, debug or trace"))?;
         self.0.reload(level).map_err(|error| error.to_string())
     }
 }

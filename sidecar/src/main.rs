@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 after an orderly stop, 1 if it could not start or was told twice to stop, 2 for a wrong configuration.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use kvferry_config::{LogLevel, Options, Parsed, World};
@@ -21,7 +22,7 @@ fn main() -> ExitCode {
         Ok(parsed) => parsed,
         Err(exit) => {
             if exit.code == 0 {
-                print!("{}", exit.text);
+                show(&exit.text);
             } else {
                 eprint!("{}", exit.text);
             }
@@ -29,7 +30,7 @@ fn main() -> ExitCode {
         }
     };
     if print_config {
-        println!("{:#}", options.to_json());
+        show(&format!("{:#}\n", options.to_json()));
         return ExitCode::SUCCESS;
     }
     match run(&options, &warnings) {
@@ -39,6 +40,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Prints what was asked for. A reader that has seen enough and left is no trouble.
+fn show(text: &str) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
 /// Serves until told to stop. What keeps it from starting is one line that says what.

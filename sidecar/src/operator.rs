@@ -2,30 +2,28 @@
 //! watch on the decode engine. Without a metrics port only the watch runs, and that only if readiness depends on it.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::thread;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use kvferry_admin::{Accepting, Acceptor, Admin, Condition, Exposition, InFlight, Readiness, Request, Source, Stream};
 use kvferry_allowlist::Allowlist;
 use kvferry_config::Options;
 use kvferry_handoff::Ledger;
-use kvferry_metrics::{KvCounts, Metrics, PeerState, Reading};
+use kvferry_metrics::{Connection, KvCounts, Leg, Metrics, PeerState, Reading};
 use kvferry_tls::ListenerTls;
 use kvferry_traces::Traces;
 
 use crate::assemble;
+use crate::decoder::Watch;
 use crate::failover::Failover;
 use crate::inflight::Table;
 use crate::logging::{Dropped, Level, Log};
 use crate::server::Server;
+use crate::upstream::Tallies;
 use crate::warmup::WarmUp;
-use crate::worker::{Rank, Settings};
-
-/// Between two looks at the decode engine, and how long one may take.
-const LOOK: Duration = Duration::from_secs(1);
+use crate::worker::Settings;
 
 /// How long traces that wait may take to be sent at the end.
 const LAST_TRACES: Duration = Duration::from_secs(5);
@@ -51,8 +49,9 @@ struct View {
     dropped: Dropped,
     serving: OnceLock<Serving>,
     draining: AtomicBool,
-    /// Why the decode engine is not ready; `None` once it answers. Absent if readiness does not depend on it.
-    decoder: Option<Mutex<Option<String>>>,
+    tallies: Tallies,
+    /// Absent if readiness does not depend on the decode engines.
+    decoder: Option<Arc<Watch>>,
 }
 
 /// The server, as far as it is looked at.
@@ -82,11 +81,9 @@ impl Operator {
             dropped: log.dropped(),
             serving: OnceLock::new(),
             draining: AtomicBool::new(false),
-            decoder: watches.then(|| Mutex::new(Some("it has not answered yet".to_owned()))),
+            tallies: settings.tallies.clone(),
+            decoder: watches.then(|| Watch::start(settings)).transpose()?,
         });
-        if watches {
-            watch_decoders(&view, settings.ranks.clone())?;
-        }
         let observability = &options.observability;
         let admin = observability
             .metrics_port
@@ -147,10 +144,7 @@ impl Source for View {
         };
         let decoder = match &self.decoder {
             None => Condition::NotRequired,
-            Some(trouble) => {
-                let trouble = trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                trouble.map_or(Condition::Met, Condition::Missing)
-            }
+            Some(watch) => watch.trouble().map_or(Condition::Met, Condition::Missing),
         };
         Readiness {
             listening: self.serving.get().is_some(),
@@ -189,9 +183,7 @@ impl Source for View {
     }
 
     fn set_log_level(&self, level: &str) -> Result<(), String> {
-        self.level.set(level)?;
-        tracing::info!(level, "log level changed");
-        Ok(())
+        self.level.set(level)
     }
 }
 
@@ -215,34 +207,17 @@ impl kvferry_metrics::Source for View {
             let now = kvferry_handoff::Time::since_start(serving.start.elapsed());
             reading.peers.add(PeerState::SetAside, self.failover.aside(now) as u64);
         }
+        let Tallies { prefill, decode, encode } = &self.tallies;
+        for (leg, tally) in [(Leg::Prefill, prefill), (Leg::Decode, decode), (Leg::Encode, encode)] {
+            reading.upstream_connections_opened.add(leg, tally.opened());
+            reading.upstream_connections.add((leg, Connection::Idle), tally.idle());
+            reading.upstream_connections.add((leg, Connection::InUse), tally.in_use());
+        }
         for state in self.warm_up.iter().flat_map(|warm_up| warm_up.states()) {
             reading.peers.add(state, 1);
         }
         reading
     }
-}
-
-/// Looks at the decode engines again and again, on a thread of its own: connecting blocks.
-fn watch_decoders(view: &Arc<View>, ranks: Vec<Arc<Rank>>) -> io::Result<()> {
-    let view = Arc::downgrade(view);
-    thread::Builder::new().name("decoder".to_owned()).spawn(move || {
-        while let Some(view) = view.upgrade() {
-            let away = ranks.iter().find_map(|rank| look(rank.decoder.port()).err().map(|error| (rank, error)));
-            let trouble = away.map(|(rank, error)| format!("decode engine {}: {error}", rank.decoder));
-            if let Some(known) = &view.decoder {
-                *known.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
-            }
-            drop(view);
-            thread::sleep(LOOK);
-        }
-    })?;
-    Ok(())
-}
-
-/// Whether somebody listens on this port of this pod.
-fn look(port: u16) -> io::Result<()> {
-    let v4 = TcpStream::connect_timeout(&(Ipv4Addr::LOCALHOST, port).into(), LOOK);
-    v4.or_else(|_| TcpStream::connect_timeout(&(Ipv6Addr::LOCALHOST, port).into(), LOOK)).map(drop)
 }
 
 /// TLS on the metrics port.

@@ -40,6 +40,8 @@ pub struct Record {
     prefill: Option<Leg>,
     decode_sent: Option<Instant>,
     decode: Option<Leg>,
+    /// No prefill is outstanding: how the decode leg ends from here on is decode's matter.
+    decode_has_its_turn: bool,
     /// Between legs, or passed through.
     busy: Option<Busy>,
     tokens: Option<Tokens>,
@@ -143,6 +145,7 @@ impl Record {
             prefill: None,
             decode_sent: None,
             decode: None,
+            decode_has_its_turn: false,
             busy: None,
             tokens: None,
             first_byte: None,
@@ -196,6 +199,7 @@ impl Record {
     /// The request passes to the decode engine.
     pub fn passes(&mut self) {
         self.trace.set(attributes::DISAGGREGATION_USED, false);
+        self.trace.set(attributes::REASON, attributes::NO_PREFILL_HEADER);
         self.busy = Some(self.metrics.enter(Place::Passthrough));
         self.decode_sent = Some(Instant::now());
     }
@@ -213,9 +217,12 @@ impl Record {
     /// The decode engine was asked first and leaves the request to prefill. Its attempt says nothing about decode.
     pub fn decode_declined(&mut self) {
         self.decode_sent = None;
-        if let Some(leg) = self.decode.take() {
-            leg.running.discarded();
-        }
+        self.discard_decode();
+    }
+
+    /// What prefill answered is what decode needs.
+    pub fn prefill_accepted(&mut self) {
+        self.decode_has_its_turn = true;
     }
 
     /// The prefill leg is sent; `headers` become its.
@@ -229,7 +236,8 @@ impl Record {
     /// The prefill leg answered with this status, or failed with this code.
     pub fn prefill_ended(&mut self, end: Result<u16, &'static str>, took: Duration) {
         self.prefill_took = Some(took);
-        self.prefill_answered = Some(Instant::now());
+        // A failed one hands nothing over.
+        self.prefill_answered = end.is_ok_and(|status| status < 400).then(Instant::now);
         let Some(mut leg) = self.prefill.take() else { return };
         match end {
             Ok(status) => {
@@ -250,8 +258,10 @@ impl Record {
 
     /// The decode leg is sent; `headers` become its.
     pub fn decode_sent(&mut self, target: &Endpoint, headers: &mut HeaderMap) {
+        self.discard_decode();
         let leg = self.leg(Stage::Decode, Work::Decode, target, headers);
         self.decode = Some(leg);
+        self.decode_has_its_turn = self.prefill.is_none();
         self.decode_sent = Some(Instant::now());
         self.present.move_to(Place::Decode);
     }
@@ -270,11 +280,21 @@ impl Record {
         }
     }
 
-    /// The decode leg is given up, and says nothing about decode.
+    /// The decode leg is given up. Beside a prefill that failed, or to be sent anew, it says nothing about decode; once it
+    /// was decode's turn it ends as the request does.
     pub fn decode_cancelled(&mut self) {
+        if self.decode.is_none() {
+            return;
+        }
+        self.metrics.cancelled(kvferry_metrics::Leg::Decode);
+        if !self.decode_has_its_turn {
+            self.discard_decode();
+        }
+    }
+
+    fn discard_decode(&mut self) {
         if let Some(leg) = self.decode.take() {
             leg.running.discarded();
-            self.metrics.cancelled(kvferry_metrics::Leg::Decode);
         }
     }
 
@@ -339,6 +359,9 @@ impl Drop for Record {
         let now = Instant::now();
         let total = now - self.started;
         let decode = self.decode_sent.map(|sent| now - sent);
+        if let Some(leg) = self.prefill.take() {
+            leg.failed(self.outcome);
+        }
         if let Some(leg) = self.decode.take() {
             if self.outcome == "ok" { leg.running.served() } else { leg.failed(self.outcome) }
         }

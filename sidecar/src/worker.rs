@@ -17,7 +17,7 @@ use crate::connector::Connector;
 use crate::exchange::Encode;
 use crate::failover::Failover;
 use crate::inflight::Table;
-use crate::upstream::{Legs, Tallies, Tally, Proxies, Upstream};
+use crate::upstream::{Legs, Proxies, Tallies, Tally, Upstream};
 use crate::warmup::WarmUp;
 
 /// One engine of this pod, and the port through which it is reached. With data parallelism there are several.
@@ -85,6 +85,8 @@ pub struct Settings {
     pub request_log: bool,
     /// Forward proxies on the way to engines outside this pod.
     pub proxies: Option<Proxies>,
+    /// How many connections to engines there are, for the process.
+    pub tallies: Tallies,
     /// TLS of the listeners; `None`: plain.
     pub listener_tls: Option<ListenerTls>,
     /// TLS of the legs.
@@ -117,15 +119,16 @@ impl Worker {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn new(settings: Settings, ledger: Ledger, in_flight: Table, start: Instant) -> Self {
-        let upstream = |tls: &Option<LegTls>| {
-            Upstream::new(settings.max_idle_per_engine, settings.connect_timeout, tls.clone())
+        let upstream = |tls: &Option<LegTls>, tally: &Tally| {
+            Upstream::new(settings.max_idle_per_engine, settings.connect_timeout, tls.clone(), tally.clone())
                 .through(settings.proxies.clone())
         };
         let legs = Legs {
-            prefill: upstream(&settings.leg_tls.prefill),
-            decode: upstream(&settings.leg_tls.decode),
-            encode: upstream(&settings.leg_tls.encode),
-            bootstrap: upstream(&None),
+            prefill: upstream(&settings.leg_tls.prefill, &settings.tallies.prefill),
+            decode: upstream(&settings.leg_tls.decode, &settings.tallies.decode),
+            encode: upstream(&settings.leg_tls.encode, &settings.tallies.encode),
+            // Asked once for each prefill engine, and not kept apart in any metric.
+            bootstrap: upstream(&None, &Tally::default()),
         };
         Self {
             metrics: settings.metrics.clone(),

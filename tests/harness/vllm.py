@@ -1,6 +1,7 @@
 """Starts real vLLM engines on the CPU, a prefill and a decode engine that hand over KV through NIXL on loopback."""
 
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from harness.procs import Failed, Fleet
 from harness.tiny_model import DTYPE, KV_BYTES_PER_TOKEN, is_made
 
 # Two engines that start together on two cores take 40 to 90 s; a CI machine that compiles beside them more.
-READY_S = 300.0
+READY_S = 400.0
 BLOCK_SIZE = 32  # the smallest that the CPU's attention kernels take
 MAX_MODEL_LEN = 2048
 # How long a prefill engine keeps KV that nobody fetched. vLLM's default, spelled out because tests rely on being
@@ -25,11 +26,16 @@ ROLES = {"prefill": "kv_producer", "decode": "kv_consumer"}
 
 @dataclass(frozen=True)
 class Transfer:
-    """How a pair of engines hands over KV: the connector, and what is set for it on both sides."""
+    """How a pair of engines hands over KV: the connector, and what is set for it on both sides.
+
+    `module`: the one below `tests` that the connector's class is in; "" for those that vLLM brings.
+    """
 
     name: str
     connector: str
     extra: dict = field(default_factory=dict)
+    module: str = ""
+    env: dict[str, str] = field(default_factory=dict)
 
 
 PULL = Transfer("pull", "NixlConnector", {"kv_lease_duration": LEASE_S})
@@ -95,6 +101,8 @@ def launch(fleet: Fleet, plan: Plan) -> VllmEngine:
         "kv_buffer_device": "cpu",
         "kv_connector_extra_config": plan.transfer.extra,
     }
+    if plan.transfer.module:
+        transfer["kv_connector_module_path"] = plan.transfer.module
     command = [str(vllm), "serve", str(TINY_MODEL), "--served-model-name", MODEL]
     command += ["--host", HOST, "--port", str(plan.port), "--enforce-eager", "--dtype", DTYPE]
     command += ["--max-model-len", str(MAX_MODEL_LEN), "--block-size", str(BLOCK_SIZE)]
@@ -123,7 +131,9 @@ def launch(fleet: Fleet, plan: Plan) -> VllmEngine:
         # For /reset_prefix_cache: an engine that has seen a prompt would answer it again from its own cache.
         "VLLM_SERVER_DEV_MODE": "1",
     }
-    child = fleet.start(plan.name, command, plan.log, env)
+    if plan.transfer.module:
+        env["PYTHONPATH"] = os.pathsep.join([str(REPO / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    child = fleet.start(plan.name, command, plan.log, env | plan.transfer.env)
     return VllmEngine(child.name, plan.url, child, BLOCK_SIZE, KV_BYTES_PER_TOKEN, plan)
 
 

@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 
 use super::chat::TURNS;
 use super::fleet::Sidecar;
+use super::rounds::Pair;
 use crate::Result;
 use crate::load::{self, Worker};
 use crate::num::float;
@@ -21,21 +22,32 @@ const LEAD_IN: Duration = Duration::from_millis(100);
 /// How often metrics are scraped: ten times as often as a Prometheus does that is set up eagerly.
 const SCRAPE_EVERY: Duration = Duration::from_secs(1);
 
-/// CPU time of the sidecar for each request, µs.
+/// CPU time for each request of a side and of its base, µs, in one window for both.
 ///
 /// # Errors
 /// When an answer was wrong or missing, or a process is gone.
-pub(super) async fn window(sidecar: &Sidecar, length: Duration) -> Result<f64> {
-    let workers = warm(sidecar).await?;
-    load::closed(workers, LEAD_IN, &mut |_| ()).await;
-    let workers = warm(sidecar).await?;
-    let scraper = sidecar.metrics.map(Scraper::start).transpose()?;
+pub(super) async fn pair(base: &Sidecar, side: &Sidecar, length: Duration) -> Result<Pair> {
+    for length in [LEAD_IN, length] {
+        let workers = [warm(base).await?, warm(side).await?];
+        let [of_base, of_side] = workers;
+        let scraper = side.metrics.map(Scraper::start).transpose()?;
+        let (base, side) = tokio::join!(window(base, of_base, length), window(side, of_side, length));
+        let pair = Pair { base: base?, side: side? };
+        if length == LEAD_IN {
+            continue;
+        }
+        if let Some(scraper) = scraper {
+            scraper.stop()?;
+        }
+        return Ok(pair);
+    }
+    unreachable!()
+}
+
+async fn window(sidecar: &Sidecar, workers: Vec<Worker>, length: Duration) -> Result<f64> {
     let mut window = Window::default();
     let tally = load::closed(workers, length, &mut |phase| window.probe(phase, Some(sidecar.pid))).await;
     let (_, cpu_s, _) = window.lengths()?;
-    if let Some(scraper) = scraper {
-        scraper.stop()?;
-    }
     let summary = tally.summary();
     if let Some(error) = summary.first_error {
         return Err(format!("{}: {error} ({} errors)", sidecar.side.name, summary.errors).into());

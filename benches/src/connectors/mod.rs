@@ -29,7 +29,7 @@ use crate::proxy::ratios::Ratio;
 use crate::proxy::{busy, stamp, write};
 
 use fleet::{Fleet, Sidecar};
-use rounds::{Cost, Triple};
+use rounds::{Cost, Pair};
 use sides::{Behind, Side, Traces};
 
 /// How long and how often is measured.
@@ -138,7 +138,7 @@ pub async fn run(arguments: &ConnectorsArgs) -> Result<()> {
 
 /// Every side in every round, each between two windows of its base; every other round backwards, so that nobody always
 /// comes after the same neighbour.
-async fn measure_all(fleet: &Fleet, plan: Plan) -> Result<Vec<Vec<Triple>>> {
+async fn measure_all(fleet: &Fleet, plan: Plan) -> Result<Vec<Vec<Pair>>> {
     let mut measured = vec![Vec::new(); fleet.sidecars.len()];
     for round in 0..plan.rounds {
         println!("round {} of {}", round + 1, plan.rounds);
@@ -148,20 +148,9 @@ async fn measure_all(fleet: &Fleet, plan: Plan) -> Result<Vec<Vec<Triple>>> {
             if round % 2 == 1 {
                 order.reverse();
             }
-            // The base between two sides is the neighbour of both.
-            let mut before: Option<(Duration, f64)> = None;
             for index in order {
                 let sidecar = &fleet.sidecars[index];
-                let length = plan.window(&sidecar.side);
-                let fresh = before.filter(|(measured, _)| *measured == length).map(|(_, us)| us);
-                let base_before = match fresh {
-                    Some(us) => us,
-                    None => measure::window(base, length).await?,
-                };
-                let side = measure::window(sidecar, length).await?;
-                let base_after = measure::window(base, length).await?;
-                before = Some((length, base_after));
-                measured[index].push(Triple { before: base_before, side, after: base_after });
+                measured[index].push(measure::pair(base, sidecar, plan.window(&sidecar.side)).await?);
             }
         }
     }

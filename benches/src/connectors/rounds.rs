@@ -8,18 +8,16 @@ use crate::num::median;
 
 /// CPU time of the sidecar for each request in one window, µs.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Triple {
-    /// The base's, right before.
-    pub(super) before: f64,
+pub(super) struct Pair {
+    /// The base's.
+    pub(super) base: f64,
     /// The side's.
     pub(super) side: f64,
-    /// The base's, right after.
-    pub(super) after: f64,
 }
 
-impl Triple {
+impl Pair {
     fn ratio(self) -> f64 {
-        self.side / f64::midpoint(self.before, self.after)
+        self.side / self.base
     }
 }
 
@@ -40,16 +38,16 @@ pub(super) struct Cost {
 
 impl Cost {
     /// `None` without a round.
-    pub(super) fn of(triples: &[Triple]) -> Option<Self> {
-        let rounds: Vec<f64> = triples.iter().map(|triple| triple.ratio()).collect();
+    pub(super) fn of(pairs: &[Pair]) -> Option<Self> {
+        let rounds: Vec<f64> = pairs.iter().map(|pair| pair.ratio()).collect();
         let mut sorted = rounds.clone();
         sorted.sort_by(f64::total_cmp);
         // The medians of the lower and the upper half, the middle one in both.
         let half = sorted.len().div_ceil(2);
         let quartile = |half: &[f64]| median(half.iter().copied());
         Some(Self {
-            us: median(triples.iter().map(|triple| triple.side))?,
-            base_us: median(triples.iter().flat_map(|triple| [triple.before, triple.after]))?,
+            us: median(pairs.iter().map(|pair| pair.side))?,
+            base_us: median(pairs.iter().map(|pair| pair.base))?,
             ratio: median(rounds.iter().copied())?,
             quartiles: [quartile(&sorted[..half])?, quartile(&sorted[sorted.len() - half..])?],
             rounds,
@@ -61,21 +59,21 @@ impl Cost {
 mod tests {
     use super::*;
 
-    fn triple(before: f64, side: f64, after: f64) -> Triple {
-        Triple { before, side, after }
+    fn pair(before: f64, side: f64, after: f64) -> Pair {
+        Pair { before, side, after }
     }
 
     #[test]
     fn a_machine_that_slows_down_evenly_does_not_show() {
-        let cost = Cost::of(&[triple(10.0, 22.0, 30.0), triple(100.0, 110.0, 100.0), triple(1.0, 1.1, 1.0)])
-            .unwrap();
+        let cost =
+            Cost::of(&[pair(10.0, 22.0, 30.0), pair(100.0, 110.0, 100.0), pair(1.0, 1.1, 1.0)]).unwrap();
         assert!((cost.ratio - 1.1).abs() < 1e-9, "{cost:?}");
         assert!((cost.us - 22.0).abs() < 1e-9);
     }
 
     #[test]
     fn one_bad_round_moves_neither_median_nor_quartiles_far() {
-        let good = [1.01, 1.02, 1.03, 1.04, 5.0].map(|side| triple(1.0, side, 1.0));
+        let good = [1.01, 1.02, 1.03, 1.04, 5.0].map(|side| pair(1.0, side, 1.0));
         let cost = Cost::of(&good).unwrap();
         assert!((cost.ratio - 1.03).abs() < 1e-9);
         assert!((cost.quartiles[0] - 1.02).abs() < 1e-9 && (cost.quartiles[1] - 1.04).abs() < 1e-9);

@@ -91,7 +91,7 @@ where
 {
     let mut warnings = Vec::new();
     let mut values = command_line::parse(args.into_iter().map(Into::into), known, &mut warnings)?;
-    yaml::add(&mut values, world)?;
+    yaml::add(&mut values, world, &mut warnings)?;
     values.add_environment(world, &mut warnings);
     warnings.extend(values.deprecations());
     let options = Options::read(&values, known, world, &mut warnings)?;

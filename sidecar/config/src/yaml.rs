@@ -13,6 +13,9 @@ const INLINE: &str = "configuration";
 const FILE: &str = "configuration-file";
 pub(crate) const PRINT_CONFIG: &str = "print-config";
 
+/// Under this key a configuration that was printed shows what only variables set. It may be given back whole.
+const ENVIRONMENT: &str = "environment";
+
 pub(crate) const CONFIGURATION: Group = Group {
     heading: "Configuration file",
     flags: &[
@@ -23,7 +26,7 @@ pub(crate) const CONFIGURATION: Group = Group {
 };
 
 /// Adds what the configuration says, if there is one.
-pub(crate) fn add(values: &mut Values, world: &World<'_>) -> Result<(), Invalid> {
+pub(crate) fn add(values: &mut Values, world: &World<'_>, warnings: &mut Vec<String>) -> Result<(), Invalid> {
     let text = match (values.optional(INLINE), values.path(FILE)) {
         (Some(_), Some(_)) => {
             return Err(Invalid::new(format!("flags --{INLINE} and --{FILE} are mutually exclusive")));
@@ -37,14 +40,14 @@ pub(crate) fn add(values: &mut Values, world: &World<'_>) -> Result<(), Invalid>
         })?,
         (None, None) => return Ok(()),
     };
-    for (flag, texts) in read(&text)? {
+    for (flag, texts) in read(&text, warnings)? {
         values.give(flag, Source::Yaml, texts);
     }
     Ok(())
 }
 
 /// The settings in a text, as they would stand on the command line. What counts as "not set" is left out.
-fn read(text: &str) -> Result<Vec<(&'static Flag, Vec<String>)>, Invalid> {
+fn read(text: &str, warnings: &mut Vec<String>) -> Result<Vec<(&'static Flag, Vec<String>)>, Invalid> {
     let unusable = |why: &dyn std::fmt::Display| {
         // Some of the parser's messages quote the text, and a message is one line.
         let why = why.to_string().replace('\n', " ");
@@ -60,6 +63,11 @@ fn read(text: &str) -> Result<Vec<(&'static Flag, Vec<String>)>, Invalid> {
     let mut given = Vec::new();
     for (key, value) in &keys {
         let name = key.as_str().ok_or_else(|| unusable(&format!("key {key:?} is no text")))?;
+        if name == ENVIRONMENT {
+            warnings
+                .push(format!("key {ENVIRONMENT:?} of the configuration has no effect: set the variables"));
+            continue;
+        }
         let flag = topics::flag(name)
             .filter(|flag| CONFIGURATION.flags.iter().all(|not| not.name != flag.name))
             .ok_or_else(|| unusable(&format!("unknown key {name:?}")))?;

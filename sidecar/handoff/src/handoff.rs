@@ -236,9 +236,12 @@ impl Handoff {
             (State::Prefilling { beside, .. }, Event::PrefillAccepted { kv, anew }) => {
                 self.prefilled(beside, kv, anew, now)
             }
-            (State::Prefilling { beside, .. }, Event::PrefillRefused(again)) => {
-                let recovered = self.recover(again, Command::AnswerPrefill, now);
-                cancel_decode(beside, recovered)
+            (State::Prefilling { beside, named, .. }, Event::PrefillRefused(again)) => {
+                let commands = self.recover(again, Command::AnswerPrefill, now);
+                // A request that is wrong was refused on both sides; any other may wait for KV that will not come.
+                let waits = named && beside != Beside::Nothing && again != Again::Never;
+                let commands = self.leave_attempt(false, waits, commands, now);
+                cancel_decode(beside, commands)
             }
             (State::Prefilling { beside, named, .. }, Event::PrefillFailed(again)) => {
                 let commands = self.recover(again, Command::AnswerError(Cause::Failed(Leg::Prefill)), now);

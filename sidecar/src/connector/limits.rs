@@ -32,8 +32,16 @@ pub enum PrefillLimits {
 }
 
 impl PrefillLimits {
-    /// Adds to `edits` what makes `asked` a prefill.
+    /// Adds to `edits` what makes `asked` a prefill of one sample.
     pub(crate) fn apply<'n>(self, edits: Edits<'n>, asked: &Asked) -> Edits<'n> {
+        let edits = self.apply_to_samples(edits, asked);
+        // Each of n samples would keep the prompt's KV under an id of its own, and only one id comes back.
+        let samples = matches!(asked.api, Api::ChatCompletions | Api::Completions);
+        if samples && asked.intake.document.value("n").is_some() { edits.set("n", "1") } else { edits }
+    }
+
+    /// Adds to `edits` what makes `asked` a prefill, of as many samples as it asks for.
+    pub(crate) fn apply_to_samples<'n>(self, edits: Edits<'n>, asked: &Asked) -> Edits<'n> {
         let mut edits = edits.set("stream", "false").remove("stream_options");
         if self == Self::PerApi {
             edits = edits.remove("min_tokens");
@@ -54,11 +62,6 @@ impl PrefillLimits {
                 edits.set("max_tokens", "1").set("max_completion_tokens", "1").set("min_tokens", "1")
             }
         };
-        // Each of n samples would keep the prompt's KV under an id of its own, and only one id comes back.
-        let samples = matches!(asked.api, Api::ChatCompletions | Api::Completions);
-        if samples && asked.intake.document.value("n").is_some() {
-            edits = edits.set("n", "1");
-        }
         edits
     }
 

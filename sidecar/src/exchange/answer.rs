@@ -114,6 +114,22 @@ pub fn is_event_stream(headers: &HeaderMap) -> bool {
     kind.is_some_and(|kind| memchr::memmem::find(kind.as_bytes(), b"text/event-stream").is_some())
 }
 
+/// Whether an event stream's data is a comment, which is only a sign of life.
+pub(super) fn says_nothing(data: &[u8]) -> bool {
+    data.first() == Some(&b':')
+}
+
+/// Whether an event stream's data begins with an error, in the words of one of the APIs.
+pub(super) fn tells_error(data: &[u8]) -> bool {
+    const ERRORS: [&[u8]; 4] = [
+        b"data: {\"error\"",
+        b"data: {\"object\":\"error\"",
+        b"event: error",
+        b"data: {\"type\":\"error\"",
+    ];
+    ERRORS.iter().any(|error| data.starts_with(error))
+}
+
 /// Passed on unread.
 struct Plain {
     body: Incoming,
@@ -254,15 +270,9 @@ impl Streamed {
 
     /// Data before anything was produced: does it prove that the KV was read?
     fn first_data(&mut self, data: &[u8]) {
-        const ERRORS: [&[u8]; 4] = [
-            b"data: {\"error\"",
-            b"data: {\"object\":\"error\"",
-            b"event: error",
-            b"data: {\"type\":\"error\"",
-        ];
-        if self.sse && data.first() == Some(&b':') {
-            // A comment is only a sign of life; the engine may not have looked at the KV yet.
-        } else if self.sse && ERRORS.iter().any(|error| data.starts_with(error)) {
+        if self.sse && says_nothing(data) {
+            // The engine may not have looked at the KV yet.
+        } else if self.sse && tells_error(data) {
             // vLLM tells of KV that it could not pull inside a 200.
             self.run.record().outcome = ERROR_EVENT;
         } else if self.run.record().outcome != ERROR_EVENT {

@@ -30,7 +30,8 @@ impl Held {
         self.data.is_empty() && self.trailers.is_none()
     }
 
-    fn len(&self) -> u64 {
+    /// Bytes of data.
+    pub(super) fn len(&self) -> u64 {
         self.data.iter().map(|data| data.len() as u64).sum()
     }
 }

@@ -11,7 +11,6 @@ use kvferry_contract::Endpoint;
 use kvferry_contract::headers::REQUEST_ID;
 use kvferry_handoff::{Again, Leg};
 use kvferry_metrics::Disaggregation;
-use kvferry_splice::Chunks;
 
 use super::answer::WholeBody;
 use super::chunked::Growing;
@@ -21,7 +20,7 @@ use crate::connector::{Outgoing, Question, ReleaseRequest, UsageEdit};
 use crate::downstream::Interim;
 use crate::error::{Broken, Error};
 use crate::request::Asked;
-use crate::upstream::{LegBody, Sent, Upstream};
+use crate::upstream::{LegBody, Legs, Sent, Upstream};
 use crate::worker::Rank;
 
 /// Largest answer to a connector's question, in bytes: a few ids.
@@ -207,38 +206,54 @@ pub(super) async fn ask(upstream: Upstream, question: Question) -> Result<Bytes,
 
 /// One attempt to release; whether the engines took it.
 pub(super) async fn release(
-    upstream: Upstream,
-    decoder: Arc<Endpoint>,
+    legs: Legs,
+    engines: Engines,
     request: ReleaseRequest,
     id: Option<HeaderValue>,
     authorization: Option<HeaderValue>,
 ) -> bool {
-    let sent = upstream
-        .send(&decoder, || {
-            let mut leg = Request::new(LegBody::from(Chunks::from(request.body.clone())));
-            *leg.method_mut() = Method::POST;
-            *leg.uri_mut() = Uri::from_static(request.path);
-            let headers = leg.headers_mut();
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(request.body.len()));
-            host(headers, &decoder);
-            if let Some(id) = &id {
-                headers.insert(REQUEST_ID, id.clone());
-            }
-            if let Some(authorization) = &authorization {
-                headers.insert(AUTHORIZATION, authorization.clone());
-            }
-            leg
-        })
-        .await;
-    let Ok(sent) = sent else { return false };
-    let status = sent.response.status();
-    if collect(sent.response.into_body(), MAX_PREFILL_ANSWER).await.is_ok() {
-        sent.lease.recycle();
+    let mut next = Some(request);
+    while let Some(request) = next {
+        let (upstream, engine) = match request.to {
+            Leg::Prefill => (&legs.prefill, &engines.prefill),
+            Leg::Decode => (&legs.decode, &engines.decode),
+        };
+        let id = request.id.as_ref().or(id.as_ref());
+        let sent = upstream
+            .send(engine, || {
+                let mut leg = Request::new(LegBody::from(request.body.clone()));
+                *leg.method_mut() = Method::POST;
+                *leg.uri_mut() = Uri::from_static(request.path);
+                let headers = leg.headers_mut();
+                headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                headers.insert(CONTENT_LENGTH, HeaderValue::from(request.body.len()));
+                host(headers, engine);
+                if let Some(id) = id {
+                    headers.insert(REQUEST_ID, id.clone());
+                }
+                if let Some(authorization) = &authorization {
+                    headers.insert(AUTHORIZATION, authorization.clone());
+                }
+                leg
+            })
+            .await;
+        let Ok(sent) = sent else { return false };
+        let status = sent.response.status();
+        if collect(sent.response.into_body(), MAX_PREFILL_ANSWER).await.is_ok() {
+            sent.lease.recycle();
+        }
+        if !request.is_taken(status) {
+            return false;
+        }
+        next = request.then.map(|then| *then);
     }
-    // The request is made to be refused by the model's name (404, on some versions 400). Anything else never got as far
-    // as the engine's clean-up.
-    matches!(status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST)
+    true
+}
+
+/// The two engines that may hold something of a request.
+pub(super) struct Engines {
+    pub(super) prefill: Arc<Endpoint>,
+    pub(super) decode: Arc<Endpoint>,
 }
 
 pub(super) fn host(headers: &mut HeaderMap, endpoint: &Endpoint) {

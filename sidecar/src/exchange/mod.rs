@@ -7,6 +7,7 @@
 
 mod ahead;
 mod answer;
+mod beside;
 mod chunked;
 mod encode;
 mod first;

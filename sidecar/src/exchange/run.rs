@@ -14,10 +14,11 @@ use kvferry_metrics::{Direction, Failover, Place, ReleaseReason, Retry};
 use kvferry_handoff::{Again, Cause, Command, Commands, Decode, Event, Handoff, Leg, Limits, Stage, Target};
 
 use super::answer::WholeBody;
+use super::beside::decode_beside;
 use super::chunked::{Growing, Start};
 use super::{ahead, first};
 use super::held::Held;
-use super::legs::{DecodeEnd, LegRequest, PrefillEnd, after_refusal, ask, decode, prefill, release};
+use super::legs::{DecodeEnd, Engines, LegRequest, PrefillEnd, after_refusal, ask, decode, prefill, release};
 use super::tasks::{TaskEnd, Tasks};
 use crate::connector::{Accepted, Attempt, First, Observer, Outgoing, UsageEdit};
 use crate::error::{Broken, Error};
@@ -295,7 +296,11 @@ impl State {
 
     /// Whether a decode engine's error may come from what it was told beside prefill, and not from the request.
     fn doubts(&self, refusal: &Brought) -> bool {
-        let failed = matches!(refusal, Brought::Sent(sent) if sent.response.status().is_server_error());
+        let failed = match refusal {
+            Brought::Sent(sent) => sent.response.status().is_server_error(),
+            Brought::Error(error) => matches!(error, Error::LegBroken { how: Broken::Told(_), .. }),
+            _ => false,
+        };
         let guessed = self.attempt.as_ref().is_some_and(|attempt| attempt.guesses());
         failed && guessed && self.core.stage() == Stage::Prefilling
     }
@@ -347,7 +352,7 @@ impl State {
                 if event != Event::DecodeStarted {
                     self.worker.settings.connector.forget(&self.target);
                 }
-                let doubted = event == Event::DecodeRefused && self.doubts(&brought);
+                let doubted = event != Event::DecodeStarted && self.doubts(&brought);
                 self.from_decode = Some(brought);
                 if doubted {
                     self.doubted = Some(event);
@@ -375,10 +380,14 @@ impl State {
         }
         match accepted {
             Ok(Accepted { kv, cached_tokens, anew }) => {
+                if self.candidate > 0 {
+                    self.worker.metrics.failed_over(Failover::Other);
+                }
+                if let Some(record) = record {
+                    record.prefill_accepted();
+                    record.cached_tokens = cached_tokens.or(record.cached_tokens);
+                }
                 if let Some(cached_tokens) = cached_tokens {
-                    if let Some(record) = record {
-                        record.cached_tokens = Some(cached_tokens);
-                    }
                     self.cached_tokens = Some(cached_tokens);
                     if !kv {
                         tracing::warn!(
@@ -483,16 +492,20 @@ impl State {
                 let Some(request) = request else { return (Some(Event::ReleaseEnded(false)), None) };
                 self.worker.metrics.released(self.release_reason);
                 let (id, authorization) = (self.id.clone(), self.authorization.clone());
-                let (upstream, decoder) = (self.worker.legs.decode.clone(), Arc::clone(&self.decoder));
+                let engines =
+                    Engines { prefill: Arc::clone(&self.target), decode: Arc::clone(&self.decoder) };
+                let legs = self.worker.legs.clone();
                 self.tasks.run_prefill(async move {
-                    TaskEnd::Release(release(upstream, decoder, request, id, authorization).await)
+                    TaskEnd::Release(release(legs, engines, request, id, authorization).await)
                 });
             }
             Command::CancelRelease => self.tasks.cancel_prefill(),
             Command::CancelPrefill => {
                 self.tasks.cancel_prefill();
-                if let Some(record) = record {
-                    record.prefill_cancelled();
+                match record {
+                    Some(record) => record.prefill_cancelled(),
+                    // The grace after the client's end has passed, and the record went with the client.
+                    None => self.worker.metrics.cancelled(kvferry_metrics::Leg::Prefill),
                 }
             }
             Command::CancelDecode => {
@@ -519,6 +532,9 @@ impl State {
                 }
             }
             Command::AnswerError(cause) | Command::BreakAnswer(cause) => {
+                if cause == Cause::Exhausted && !self.worker.settings.failover.ends_locally() {
+                    self.worker.metrics.failed_over(Failover::Failed);
+                }
                 self.release_reason = match cause {
                     Cause::Failed(_) | Cause::Exhausted => ReleaseReason::DecodeFailed,
                     Cause::PrefillTimeout | Cause::RequestTimeout(_) | Cause::DecodeStalled => {
@@ -616,6 +632,9 @@ impl State {
         self.tasks.run_decode(async move {
             TaskEnd::Decode(match start {
                 Ok(start) => start.send(upstream, request, usage).await,
+                Err(leg) if how == Decode::BesidePrefill => {
+                    decode_beside(upstream, request, leg, usage).await
+                }
                 Err(leg) => decode(upstream, request, leg, usage).await,
             })
         });

@@ -49,9 +49,7 @@ pub(crate) struct Cell {
 fn flags(event: Event, column: Column) -> Vec<&'static str> {
     match event {
         Event::PrefillHangs => vec!["--prefill-timeout=1s", SHORT_GRACE],
-        Event::DecodeHangs | Event::BootstrapFails if column == Column::Sglang => {
-            vec!["--prefill-timeout=1s"]
-        }
+        Event::DecodeHangs if column == Column::Sglang => vec!["--prefill-timeout=1s"],
         Event::PrefillTalksNonsense | Event::DecodeHangs => vec!["--decode-stall-timeout=1s"],
         Event::StreamHangs => vec!["--decode-stall-timeout=3s"],
         Event::RequestTakesTooLong => vec!["--request-timeout=2s"],

@@ -26,8 +26,6 @@ pub(crate) enum Column {
 }
 
 impl Column {
-    pub(crate) const ALL: [Self; 2] = [Self::Example, Self::Nixl];
-
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Example => "ec-example",

@@ -78,7 +78,9 @@ impl Event {
                 "After {prefill-timeout}, and sooner where a decode engine waits beside it: `sglang` 300 s, `mooncake` and push 480 s, MoRI-IO \
                  parallel {moriio-parallel-decode-wait-timeout}."
             }
-            Self::BootstrapFails => "At once; a server that hangs is given up after 5 s.",
+            Self::BootstrapFails => {
+                "At once; one that hangs is given up after 5 s. SGLang's is asked by the decode engine, which tells of it in its answer."
+            }
             Self::DecodeIsAway => "At once: the decode engine is in the same pod, so its port refuses.",
             Self::DecodeFails | Self::DecodeBreaksOff => "At once.",
             Self::DecodeHangs => {

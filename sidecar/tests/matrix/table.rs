@@ -126,7 +126,7 @@ pub(crate) const MATRIX: &[Row] = &[
                 Cancelled,
                 RELEASED,
             ),
-            cell(&[Sglang], Cut, Once, Once, NOTHING),
+            cell(&[Sglang], Error(504, "decode_stalled"), Once, Once, NOTHING),
             // Decode finds nothing in the storage, and computes the prompt.
             cell(&[Shared], Answer, Once, Once, NOTHING),
             cell(&[DecodeFirst], Answer, Once, Twice, NOTHING),
@@ -152,7 +152,7 @@ pub(crate) const MATRIX: &[Row] = &[
         Event::BootstrapFails,
         &[
             cell(&[Mooncake], Error(502, "prefill_bootstrap_failed"), No, No, NOTHING),
-            cell(&[Sglang], Error(504, "prefill_timeout"), Once, Once, NOTHING),
+            cell(&[Sglang], Error(502, "decode_broke"), Cancelled, Once, NOTHING),
         ],
     ),
     row(

@@ -19,7 +19,7 @@ const FLAGS: [&str; 16] = [
     "--prefill-retry-backoff=1m1.5s",
     "--prefill-timeout=0s",
     "--prefill-local-ratio=0.25",
-    "--metrics-port=18001",
+    "--metrics-port=18100",
     "--log-level=debug",
     "--request-log=false",
     "--inference-pool=llm/pool",
@@ -43,7 +43,7 @@ fn what_is_printed_is_json_with_the_values_in_force() {
         ("data-parallel-size", 2.into()),
         ("secure-serving", false.into()),
         ("enable-tls", serde_json::json!(["prefiller", "decoder"])),
-        ("prefill-retry-backoff", "1m1.5s".into()),
+        ("prefill-retry-backoff", "1m1s500ms".into()),
         ("inference-pool", "llm/pool".into()),
         // And what nobody gave has its default.
         ("kv-connector", "nixlv2".into()),

@@ -13,6 +13,7 @@ const PREFILL: &str = "prefill_duration_seconds_count";
 const DECODE: &str = "decode_duration_seconds_count";
 const PREFILL_ERROR: &str = "request_errors_total{stage=\"prefill\"}";
 const DECODE_ERROR: &str = "request_errors_total{stage=\"decode\"}";
+const CANCELLED: &str = "cancels_total{leg=\"decode\"}";
 const TTFT: &str = "ttft_seconds_count{api_type=\"chat_completions\"}";
 const HANDOVER: &str = "handover_seconds_count";
 const HANDED_OUT: &str = "kv_handed_out_total";
@@ -154,8 +155,10 @@ async fn a_prefill_that_fails_is_its_own_error_and_says_nothing_about_decode() {
     nowhere.send(to).await.is_error(502, "prefill_unreachable", "connection refused");
     counted.adds(&failed, "prefill_unreachable").await;
 
-    counted.pod.prefill.set_faults(Faults { reset_before: true, ..once() });
+    // Twice: on a kept connection it could be one that was closed as idle, and is tried again.
+    counted.pod.prefill.set_faults(Faults { reset_before: true, times: Some(2), ..Faults::default() });
     assert_eq!(counted.ask(true).send(to).await.status, 502);
+    counted.pod.prefill.set_faults(Faults::default());
     counted.adds(&failed, "prefill_broke").await;
 
     counted.pod.prefill.set_faults(Faults { hang: true, ..once() });
@@ -177,8 +180,10 @@ async fn a_decode_that_fails_is_its_own_error() {
     let refused = [&released[..], &[TTFT, HANDOVER]].concat();
     counted.adds(&refused, "decode_refused").await;
 
-    counted.pod.decode.set_faults(Faults { reset_before: true, ..once() });
+    // Twice: on a kept connection it could be one that was closed as idle, and is tried again.
+    counted.pod.decode.set_faults(Faults { reset_before: true, times: Some(2), ..Faults::default() });
     assert_eq!(counted.ask(true).send(to).await.status, 502);
+    counted.pod.decode.set_faults(Faults::default());
     counted.adds(&released, "decode_broke").await;
 
     counted.pod.decode.set_faults(Faults { reset_after_bytes: Some(2000), ..once() });
@@ -210,7 +215,9 @@ async fn a_client_that_left_is_counted_as_such_wherever_it_left() {
         CHAT,
         DISAGGREGATED,
         PREFILL,
-        "cancels_total{leg=\"decode\"}",
+        DECODE,
+        DECODE_ERROR,
+        CANCELLED,
         HANDED_OUT,
         RELEASED,
         "kv_releases_total{reason=\"client_left\"}",
@@ -223,7 +230,7 @@ async fn a_client_that_left_is_counted_as_such_wherever_it_left() {
     stream.until("data: ").await;
     drop(stream);
     let in_stream =
-        [CHAT, DISAGGREGATED, PREFILL, DECODE, DECODE_ERROR, TTFT, HANDOVER, HANDED_OUT, CONSUMED];
+        [CHAT, DISAGGREGATED, PREFILL, DECODE, DECODE_ERROR, CANCELLED, TTFT, HANDOVER, HANDED_OUT, CONSUMED];
     counted.adds(&in_stream, "client_left").await;
 
     let mut stream = Ask::post(APIS[0].path, endless).open(to).await.unwrap();
@@ -251,27 +258,85 @@ async fn errors_of_clients_and_routers_are_nobody_elses() {
 }
 
 #[tokio::test]
-async fn another_try_is_counted_by_where_it_went() {
+async fn a_decode_that_takes_too_long_is_its_own_error() {
+    for (flag, outcome) in
+        [("--decode-stall-timeout=300ms", "decode_stalled"), ("--request-timeout=700ms", "request_timeout")]
+    {
+        let mut counted = Counted::start(&[flag, SHORT_GRACE]).await;
+        counted.pod.decode.set_faults(Faults { hang: true, ..once() });
+        assert_eq!(counted.ask(true).send(counted.pod.address()).await.status, 504);
+        let late = [
+            CHAT,
+            DISAGGREGATED,
+            PREFILL,
+            DECODE,
+            DECODE_ERROR,
+            CANCELLED,
+            HANDED_OUT,
+            RELEASED,
+            "kv_releases_total{reason=\"deadline\"}",
+        ];
+        counted.adds(&late, outcome).await;
+        counted.end().await;
+    }
+}
+
+/// These series once each, and those as often as they say.
+fn and(once: &[&str], more: &[(&str, u64)]) -> BTreeMap<String, u64> {
+    let once = once.iter().map(|name| ((*name).to_owned(), 1));
+    once.chain(more.iter().map(|(name, count)| ((*name).to_owned(), *count))).collect()
+}
+
+#[tokio::test]
+async fn another_try_is_counted_by_where_it_went_and_how_it_ended() {
     let flags =
         ["--prefill-failure-policy=retry-other", "--prefill-max-retries=1", "--prefill-retry-backoff=1ms"];
     let mut counted = Counted::start(&flags).await;
     let to = counted.pod.address();
-    let ok = [CHAT, DISAGGREGATED, DECODE, TTFT, HANDOVER, HANDED_OUT, CONSUMED];
+    let ok = finished("ok");
+    let served = [CHAT, DISAGGREGATED, DECODE, TTFT, HANDOVER, HANDED_OUT, CONSUMED, ok.as_str()];
 
     counted.pod.prefill.set_faults(Faults { status: Some(503), ..once() });
     counted.ask(false).send(to).await.ok();
-    let more = |names: &[&str], twice: &[&str]| -> BTreeMap<String, u64> {
-        let once = ok.iter().chain(names).map(|name| ((*name).to_owned(), 1));
-        let twice = twice.iter().map(|name| ((*name).to_owned(), 2));
-        once.chain(twice).chain([(finished("ok"), 1)]).collect()
-    };
-    counted.adds_just(&more(&[PREFILL_ERROR, "retries_total{kind=\"same\"}"], &[PREFILL])).await;
+    let same = [&served[..], &[PREFILL_ERROR, "retries_total{kind=\"same\"}"]].concat();
+    counted.adds_just(&and(&same, &[(PREFILL, 2)])).await;
 
     let (nobody, _reserved) = reserve_port();
-    let candidates = format!("127.0.0.1:{nobody},{}", counted.pod.prefill.host_port());
+    let refusing = format!("127.0.0.1:{nobody}");
+    let candidates = format!("{refusing},{}", counted.pod.prefill.host_port());
     Ask::post(APIS[0].path, APIS[0].body(false)).prefill(&candidates).send(to).await.ok();
-    let other = ["retries_total{kind=\"other\"}", "prefill_failover_total{outcome=\"other\"}", PREFILL_ERROR];
-    counted.adds_just(&more(&other, &[PREFILL])).await;
+    let both = ["retries_total{kind=\"same\"}", "retries_total{kind=\"other\"}"];
+    let other = [&served[..], &both, &["prefill_failover_total{outcome=\"other\"}"]].concat();
+    counted.adds_just(&and(&other, &[(PREFILL, 3), (PREFILL_ERROR, 2)])).await;
+
+    let candidates = format!("{refusing},{refusing}");
+    let answer = Ask::post(APIS[0].path, APIS[0].body(false)).prefill(&candidates).send(to).await;
+    answer.is_error(503, "prefill_exhausted", "no prefill engine could serve this request");
+    let exhausted = finished("prefill_exhausted");
+    let failed =
+        [CHAT, DISAGGREGATED, exhausted.as_str(), both[1], "prefill_failover_total{outcome=\"failed\"}"];
+    counted.adds_just(&and(&failed, &[(PREFILL, 4), (PREFILL_ERROR, 4), (both[0], 2)])).await;
+    counted.end().await;
+}
+
+#[tokio::test]
+async fn local_prefill_is_counted_with_its_budget() {
+    let flags = ["--prefill-failure-policy=local", "--prefill-local-ratio=0", "--prefill-local-min-rate=1"];
+    let mut counted = Counted::start(&flags).await;
+    let (nobody, _reserved) = reserve_port();
+    let ask = || Ask::post(APIS[0].path, APIS[0].body(false)).prefill(&format!("127.0.0.1:{nobody}"));
+    // The budget refills by one a second, so at some point of a row without pause it is spent.
+    loop {
+        let answer = ask().send(counted.pod.address()).await;
+        let failed = [CHAT, DISAGGREGATED, PREFILL, PREFILL_ERROR];
+        if answer.status == 503 {
+            let over = [&failed[..], &["prefill_failover_total{outcome=\"over_budget\"}"]].concat();
+            counted.adds(&over, "prefill_exhausted").await;
+            break;
+        }
+        let local = ["prefill_failover_total{outcome=\"local\"}", "retries_total{kind=\"local\"}"];
+        counted.adds(&[&failed[..], &local, &[DECODE, TTFT]].concat(), "ok").await;
+    }
     counted.end().await;
 }
 

@@ -1,7 +1,8 @@
 //! Ranks share a process, not their engines' fate; and all of them end together.
 
-use crate::common::{APIS, Ask, LONG_GRACE, Opened, PATIENCE, eventually};
-use crate::pod::{Pod, RANKS};
+use crate::child::Process;
+use crate::common::{APIS, Ask, LONG_GRACE, Opened, PATIENCE, eventually, within};
+use crate::pod::{Engines, Pod, RANKS, reserve_ports};
 use kvferry_emulator::{Faults, Speeds};
 
 fn is_whole(text: &str) -> bool {
@@ -120,4 +121,40 @@ async fn a_stop_without_patience_gives_back_the_kv_of_every_rank() {
     }
     eventually("every engine is empty", || pod.prefill.state().idle() && pod.engines.idle()).await;
     assert_eq!(pod.prefill.state().totals.releases_without_read, u64::from(RANKS));
+}
+
+#[tokio::test]
+async fn a_pod_is_ready_when_every_rank_is() {
+    const LATE: u16 = 2;
+    let ((port, _one), (admin, _two)) = (reserve_ports(RANKS), reserve_ports(1));
+    let mut engines = Engines::start().await;
+    engines.stop(LATE);
+    let flags = [
+        "--secure-serving=false".to_owned(),
+        "--ready-when-decoder-answers".to_owned(),
+        format!("--data-parallel-size={RANKS}"),
+        format!("--model-server-port={}", engines.first_port),
+        format!("--metrics-port={admin}"),
+    ];
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let process = Process::start_as(port, &[], &flags).await;
+    let ready = || Ask::get("/ready").send(([127, 0, 0, 1], admin).into());
+    let names = format!("localhost:{}", engines.first_port + LATE);
+    within("the engine that is away is named", async {
+        while !ready().await.text().contains(&names) {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert_eq!(ready().await.status, 503);
+    // The others serve all the same.
+    Ask::get("/v1/models").send(process.address).await.ok();
+    engines.start_again(LATE).await;
+    within("it is ready", async {
+        while ready().await.status != 200 {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    process.end().await;
 }

@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 use std::sync::Mutex;
 
-use crate::child::{empty, engine};
-use crate::common::{APIS, Ask, Raw, Scripted, Sidecar, json_answer};
+use crate::child::{Process, empty, engine};
+use crate::common::{APIS, Ask, Raw, Scripted, Sidecar, json_answer, reserve_port};
 use crate::front::{Front, Met};
-use crate::pki::{Authority, Folder};
+use crate::pki::{Authority, Folder, eventually};
 use kvferry_emulator::Emulator;
 
 /// Two engines, each behind a front with a certificate of one authority, and that authority's file.
@@ -169,4 +169,60 @@ async fn a_kept_connection_that_ends_without_a_word_loses_no_request() {
         assert!(connections.len() < all, "{connections:?}");
     }
     world.end(sidecar).await;
+}
+
+#[tokio::test]
+async fn encoders_are_dialled_with_https_by_a_word_of_their_own() {
+    const BODY: &str =
+        r#"{"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"u"}}]}]}"#;
+    let world = World::start().await;
+    let (encoder, decode) = (
+        Scripted::answering(json_answer(200, "{}")).await,
+        Scripted::answering(json_answer(200, r#"{"done":1}"#)).await,
+    );
+    let known = Front::showing(&world.authority.server(&["localhost"]), encoder.address()).await;
+    let stranger = Authority::new("somebody").server(&["localhost"]);
+    let unknown = Front::showing(&stranger, encoder.address()).await;
+    let ask = |front: &Front| Ask::post(APIS[0].path, BODY).header("x-encoder-hosts-ports", &front.target());
+    let trust = world.trust();
+    let usual = ["--ec-connector=ec-example", "--enable-tls=encoder", trust.as_str()];
+    let sidecar = Sidecar::start(decode.port(), &usual);
+    ask(&known).send(sidecar.address()).await.ok();
+    assert_eq!((known.met().len(), encoder.requests().len()), (1, 1));
+    let refused = ask(&unknown).send(sidecar.address()).await;
+    refused.is_error(502, "encode_failed", "no trusted authority signed it");
+    assert_eq!((encoder.requests().len(), decode.requests().len()), (1, 1));
+    sidecar.end().await;
+
+    let skipping = [&usual[..], &["--tls-insecure-skip-verify=encoder"]].concat();
+    let sidecar = Sidecar::start(decode.port(), &skipping);
+    ask(&unknown).send(sidecar.address()).await.ok();
+    world.end(sidecar).await;
+}
+
+#[tokio::test]
+async fn readiness_looks_at_the_decode_engine_through_its_legs_tls() {
+    let world = World::start().await;
+    let trust = world.trust();
+    for (flags, status, says) in [
+        (&["--enable-tls=decoder", trust.as_str()][..], 200, ""),
+        (&["--enable-tls=decoder"], 503, "no trusted authority signed it"),
+        (&[], 503, "decode engine"),
+    ] {
+        let ((port, _one), (admin, _two)) = (reserve_port(), reserve_port());
+        let usual = [
+            "--secure-serving=false".to_owned(),
+            "--ready-when-decoder-answers".to_owned(),
+            format!("--model-server-port={}", world.decode_front.port()),
+            format!("--metrics-port={admin}"),
+        ];
+        let all: Vec<&str> = usual.iter().map(String::as_str).chain(flags.iter().copied()).collect();
+        let process = Process::start_as(port, &[], &all).await;
+        eventually(async || {
+            let answer = Ask::get("/ready").send(([127, 0, 0, 1], admin).into()).await;
+            answer.status == status && answer.text().contains(says)
+        })
+        .await;
+        process.end().await;
+    }
 }

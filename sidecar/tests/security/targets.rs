@@ -1,7 +1,7 @@
 //! `--allow-target`: what routing headers may name without Kubernetes. Nothing is sent anywhere else.
 
 use crate::child::engine;
-use crate::common::{APIS, Answer, Ask, Client, Protocol, Rig, Sidecar};
+use crate::common::{APIS, Answer, Ask, Client, Protocol, Rig, Scripted, Sidecar, json_answer};
 use kvferry_emulator::Emulator;
 
 const SOURCE: [&str; 2] = ["x-kv-cache-source-host-port", "x-llm-d-kv-cache-source-host-port"];
@@ -185,4 +185,35 @@ async fn a_kv_source_that_is_not_allowed_is_as_good_as_none() {
         sidecar.end().await;
     }
     nothing_was_sent(&[&source]);
+}
+
+#[tokio::test]
+async fn encoders_that_are_not_allowed_are_no_encoders() {
+    const IMAGE: &str = r#"{"type":"image_url","image_url":{"url":"http://a/i.png"}}"#;
+    let body = format!(r#"{{"messages":[{{"role":"user","content":[{IMAGE},{IMAGE}]}}],"max_tokens":5}}"#);
+    let answering = |answer: &'static str| Scripted::answering(json_answer(200, answer));
+    let (one, two) = (answering("{}").await, answering("{}").await);
+    let decode = answering(r#"{"done":1}"#).await;
+    let both = format!("{},{}", one.host_port(), two.host_port());
+    for (allow, asked) in [
+        (both.clone(), [1, 1]),
+        (two.host_port(), [0, 2]),
+        // With nobody left the prompt is computed whole, from the body as it came.
+        ("10.0.0.0/8".to_owned(), [0, 0]),
+    ] {
+        let flags = ["--ec-connector=ec-example".to_owned(), format!("--allow-target={allow}")];
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        let sidecar = Sidecar::start(decode.port(), &flags);
+        let before = [one.requests().len(), two.requests().len()];
+        for name in ["x-encoder-hosts-ports", "x-llm-d-encoder-hosts-ports"] {
+            let ask = Ask::post(APIS[0].path, body.as_str()).header(name, &both);
+            assert_eq!(ask.send(sidecar.address()).await.ok().text(), r#"{"done":1}"#);
+            if asked == [0, 0] {
+                assert_eq!(decode.requests().pop().unwrap().text(), body);
+            }
+        }
+        let after = [one.requests().len(), two.requests().len()];
+        assert_eq!([after[0] - before[0], after[1] - before[1]], asked.map(|count| 2 * count), "{allow}");
+        sidecar.end().await;
+    }
 }

@@ -145,7 +145,8 @@ impl Wish {
                 "messages": [{"role": "user", "content": text}]}),
             Api::Responses => json!({"model": "tiny", "input": text, "max_output_tokens": tokens}),
             Api::Generate => {
-                let ids: Vec<u32> = text.bytes().map(u32::from).collect();
+                // About as many tokens as the text is for the other APIs, and its number, which may be skipped there.
+                let ids: Vec<u64> = text.bytes().step_by(5).map(u64::from).chain([self.prompt]).collect();
                 json!({"token_ids": ids, "sampling_params": {"max_tokens": tokens}})
             }
         };
@@ -163,7 +164,7 @@ impl Wish {
 
 /// Prompts of very different lengths; several share their beginning, as turns of a conversation do.
 fn prompt(number: u64) -> String {
-    const LENGTHS: [u64; 6] = [1, 7, 40, 130, 400, 1500];
+    const LENGTHS: [u64; 6] = [1, 7, 40, 130, 400, 1000];
     let length = LENGTHS[usize::try_from(number % 6).expect("a remainder below 6 fits usize")];
     let topic = number / 6 % 3;
     (0..length).fold(format!("topic{topic}"), |text, word| text + " w" + &word.to_string())

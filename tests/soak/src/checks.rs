@@ -17,8 +17,9 @@ const NOISE_KIB: u64 = 8 * 1024;
 /// stream's own memory, so a sidecar that kept the streams of one third would be far beyond it.
 const NOISE_KIB_PER_STREAM: u64 = 16;
 
-/// Connectors whose KV is an entry in the engines' cache tier: nobody releases it, the tier drops it when it is old.
-const KEPT_IN_A_TIER: [&str; 1] = ["offloading"];
+/// Connectors whose engines know no release: KV that nobody fetched stays until the engine's own limit. With offloading it
+/// is an entry of a cache; of ATOM no such request is known.
+const WITHOUT_RELEASE: [&str; 2] = ["atom", "offloading"];
 
 /// Of the streams asked for, so many must have been under way at once; the others are between two requests.
 const CONCURRENT_PERCENT: u64 = 90;
@@ -76,11 +77,11 @@ pub(crate) fn check(record: &Record) -> Vec<Check> {
         };
         add("nobody holds anything", part.rest_after_s.is_some() && part.left.is_none(), detail);
     }
-    let tier = KEPT_IN_A_TIER.contains(&record.connector.as_str());
-    let why = if tier { "; this connector's KV has no release" } else { "" };
+    let lasts = WITHOUT_RELEASE.contains(&record.connector.as_str());
+    let why = if lasts { "; this connector's KV has no release" } else { "" };
     add(
         "no lease runs out in the calm",
-        record.expired_in_calm == 0 || tier,
+        record.expired_in_calm == 0 || lasts,
         format!("{} left to their end{why}", record.expired_in_calm),
     );
     checks.extend(of_the_process(record));
@@ -199,6 +200,7 @@ mod tests {
             calm: part(),
             stalls: 5,
             lives: 3,
+            load_average: 1.0,
             expired_in_calm: 0,
             samples: (0..30).map(sample).collect(),
             descriptors_before: 9,
@@ -249,11 +251,11 @@ mod tests {
     }
 
     #[test]
-    fn a_cache_tier_may_drop_what_nobody_released() {
-        let mut tier = Record { connector: "offloading".to_owned(), expired_in_calm: 1, ..good() };
-        assert_eq!(failed(&tier), Vec::<&str>::new());
-        tier.calm.left = Some("prefill 0: 3 blocks".to_owned());
-        assert_eq!(failed(&tier), ["nobody holds anything"]);
+    fn engines_that_know_no_release_may_let_leases_run_out() {
+        let mut record = Record { connector: "offloading".to_owned(), expired_in_calm: 1, ..good() };
+        assert_eq!(failed(&record), Vec::<&str>::new());
+        record.calm.left = Some("prefill 0: 3 blocks".to_owned());
+        assert_eq!(failed(&record), ["nobody holds anything"]);
     }
 
     #[test]

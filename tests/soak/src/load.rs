@@ -18,7 +18,7 @@ use crate::plan::{self, Ask, Client, Phase, Prefill};
 use crate::sidecar::REQUEST_TIMEOUT;
 
 /// Clients arrive over so long: a listener's backlog is not what is tested here.
-const RAMP: Duration = Duration::from_secs(4);
+const RAMP: Duration = Duration::from_secs(8);
 
 /// One client in so many speaks HTTP/2.
 const HTTP2_ONE_IN: u64 = 5;
@@ -33,7 +33,7 @@ const NARROW_BUFFER: u32 = 2048;
 const PATIENCE: Duration = REQUEST_TIMEOUT;
 
 /// No request takes longer: the sidecar's own limit, and what a crowded machine adds.
-pub(crate) const HUNG: Duration = REQUEST_TIMEOUT.saturating_add(Duration::from_secs(25));
+pub(crate) const HUNG: Duration = REQUEST_TIMEOUT.saturating_add(Duration::from_secs(30));
 
 /// Pauses of a slow reader in one answer. An engine that drips byte by byte makes thousands of pieces, and a reader that
 /// paused at each would take longer than any limit by itself.

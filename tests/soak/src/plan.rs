@@ -12,10 +12,14 @@ use crate::dice::Dice;
 pub(crate) const PROMPTS: u64 = 24;
 
 /// Output lengths, in tokens.
-pub(crate) const LENGTHS: [u64; 4] = [1, 5, 12, 24];
+pub(crate) const LENGTHS: [u64; 4] = [1, 8, 16, 24];
 
-/// What the decode engine waits between two tokens: streams that live for seconds, at a rate that one core can carry.
-pub(crate) const ITL_MS: u64 = 150;
+/// What the decode engine waits between two tokens: streams that live for seconds, so that thousands of them are some
+/// hundred requests a second, which two cores can carry: clients, engines, sidecar and all.
+pub(crate) const ITL_MS: u64 = 500;
+
+/// And a slow one: the longest answer still takes less than half of what a request may take.
+const SLOWEST_ITL_MS: u64 = 750;
 
 /// Prompt tokens a second of a healthy engine: the longest prompt takes a tenth of a second or so.
 const PREFILL_RATE: u64 = 20_000;
@@ -148,7 +152,7 @@ pub(crate) fn upset(seed: u64, engine: u64, number: u64) -> (Upset, Duration) {
 fn slow(dice: &mut Dice) -> Speeds {
     Speeds {
         prefill_rate: dice.within(500..PREFILL_RATE),
-        itl_ms: dice.within(0..3 * ITL_MS),
+        itl_ms: dice.within(0..SLOWEST_ITL_MS),
         transfer_rate: dice.within(200_000..50_000_000),
     }
 }

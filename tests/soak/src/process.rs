@@ -31,6 +31,12 @@ pub(crate) fn descriptors(pid: u32) -> Result<Vec<String>> {
     Ok(targets.map(|target| target.to_string_lossy().into_owned()).collect())
 }
 
+/// Runnable threads over the last minute; 0 where the kernel does not say.
+pub(crate) fn load_average() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -21,6 +21,8 @@ pub(crate) struct Record {
     pub(crate) stalls: u64,
     /// Lives of all engines together.
     pub(crate) lives: u64,
+    /// Runnable threads over the last minute, at the end: a machine that others keep busy makes honest answers late.
+    pub(crate) load_average: f64,
     /// Leases that ran out while all engines were well.
     pub(crate) expired_in_calm: u64,
     /// One reading a second, under load and after.

@@ -19,7 +19,8 @@ pub(crate) fn table(record: &Record, checks: &[Check]) -> String {
         line(format!("  {label:<32}{storm:>10}{calm:>10}"));
     }
     line(format!("  {:<32}{:>10}{:>10}", "all", record.storm.requests, record.calm.requests));
-    line(format!("\nengines had {} lives; by the sidecar's log:", record.lives));
+    line(format!("\nengines had {} lives; load average {:.1}", record.lives, record.load_average));
+    line("by the sidecar's log:".to_owned());
     for (outcome, count) in &record.sidecar.said.outcomes {
         line(format!("  {outcome:<32}{count:>10}"));
     }

@@ -31,11 +31,12 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Bytes of its log that are kept in sidecar.log: what a few hundred thousand requests say.
 const MAX_LOG: usize = 128 << 20;
 
-/// How long a disaggregated request may take. Longer than the longest honest answer: 24 tokens at a slow engine's pace.
-pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(25);
+/// How long a disaggregated request may take: more than twice the longest honest answer, 24 tokens at a slow engine's
+/// pace, as others may need the machine too.
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// How long a prefill may take.
-const PREFILL_TIMEOUT: Duration = Duration::from_secs(10);
+const PREFILL_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A running sidecar. Dropping it kills it.
 pub(crate) struct Sidecar {
@@ -96,7 +97,7 @@ impl Sidecar {
             .arg(format!("--prefill-timeout={}s", PREFILL_TIMEOUT.as_secs()))
             .arg("--connect-timeout=2s")
             // Any prefill here ends within it, so no KV can be lost to a cancel in the very moment of its end.
-            .arg("--prefill-cancel-grace=5s")
+            .arg("--prefill-cancel-grace=10s")
             .args(&args.flags)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

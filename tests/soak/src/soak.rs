@@ -17,7 +17,7 @@ use crate::load::Load;
 use crate::outcome::Tally;
 use crate::plan::Phase;
 use crate::ports::Ports;
-use crate::process::{descriptors, rss_kib};
+use crate::process::{descriptors, load_average, rss_kib};
 use crate::record::{Part, Record, Sample};
 use crate::sidecar::Sidecar;
 
@@ -84,6 +84,8 @@ pub(crate) async fn run(args: &Args, seed: u64) -> Result<Record> {
     // An engine that died in the calm has forgotten its count, but is reported as down.
     let expired_in_calm = fleet.expired().saturating_sub(expired);
 
+    let load_average = load_average();
+
     eprintln!("soak: taking everything down");
     let (stalls, lives) =
         fleet.all().fold((0, 0), |(s, l), engine| (s + engine.stalls(), l + engine.lives()));
@@ -99,6 +101,7 @@ pub(crate) async fn run(args: &Args, seed: u64) -> Result<Record> {
         calm,
         stalls,
         lives,
+        load_average,
         expired_in_calm,
         samples,
         descriptors_before: before.len() as u64,

@@ -147,7 +147,7 @@ impl Connector for Push {
         let early = used.as_ref().map(|identity| identity.params(&transfer_id, &id));
         let source = shared.tier.as_ref().and_then(|tier| tier.for_prefill(asked, target));
         let params = with_transfer_id(&Bytes::from_static(KEEP_FOR_REMOTE), &transfer_id);
-        Ok(Box::new(Pushed {
+        let mut attempt = Pushed {
             shared: Arc::clone(shared),
             target: target.clone(),
             request_id: own_id(&asked.id, &id),
@@ -156,8 +156,13 @@ impl Connector for Push {
             transfer_id,
             used,
             early,
+            again: None,
             returned: None,
-        }))
+        };
+        if attempt.overlaps() {
+            attempt.again = Some((asked.api, attempt.prefill(asked).body));
+        }
+        Ok(Box::new(attempt))
     }
 
     fn alone(&self, asked: &Asked) -> Option<Outgoing> {
@@ -186,6 +191,8 @@ struct Pushed {
     /// Who the decode leg beside prefill was told to wait for, and how.
     used: Option<Identity>,
     early: Option<Bytes>,
+    /// The prefill leg's body, to be sent again if decode was sent beside a prefill that failed.
+    again: Option<(Api, Chunks)>,
     /// What prefill returned, with the transfer id.
     returned: Option<Bytes>,
 }
@@ -203,7 +210,9 @@ impl Pushed {
 
 impl Attempt for Pushed {
     fn prefill(&self, asked: &Asked) -> Outgoing {
-        self.leg(asked, self.shared.limits.apply(Edits::new().set(KV, self.prefill.clone()), asked))
+        // Every sample registers with prefill under an id of its own, so prefill needs as many.
+        let edits = Edits::new().set(KV, self.prefill.clone());
+        self.leg(asked, self.shared.limits.apply_to_samples(edits, asked))
     }
 
     fn overlaps(&self) -> bool {
@@ -241,8 +250,12 @@ impl Attempt for Pushed {
     }
 
     fn release(&self) -> Option<ReleaseRequest> {
-        let known = self.returned.as_deref().or(self.early.as_deref());
-        known.map(release::by_refused_decode)
+        if let Some(returned) = &self.returned {
+            return Some(release::by_refused_decode(returned));
+        }
+        // Prefill failed, and a decode engine may wait for it with its blocks held.
+        let ((api, body), early) = (self.again.as_ref()?, self.early.as_deref()?);
+        Some(release::by_prefill_again(*api, body.clone(), self.request_id.clone(), early))
     }
 }
 
