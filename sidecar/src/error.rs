@@ -69,11 +69,10 @@ impl fmt::Display for Broken {
             Self::Refused => f.write_str("connection refused"),
             Self::ConnectTimeout => f.write_str("no connection within the connect timeout"),
             Self::Connect(detail) => write!(f, "cannot connect ({detail})"),
-            Self::Tls(detail) => f.write_str(detail),
             Self::Closed => f.write_str("it closed the connection before its answer was complete"),
             Self::NotHttp(detail) => write!(f, "its answer is not HTTP ({detail})"),
             Self::Told(detail) => write!(f, "it told of an error in its answer: {detail}"),
-            Self::Other(detail) => f.write_str(detail),
+            Self::Tls(detail) | Self::Other(detail) => f.write_str(detail),
         }
     }
 }
@@ -275,10 +274,13 @@ impl Error {
             | Self::BadTarget { .. }
             | Self::UnknownRank { .. } => StatusCode::BAD_REQUEST,
             Self::TargetDenied { .. } => StatusCode::FORBIDDEN,
-            Self::AllowlistUnknown { .. } | Self::PrefillExhausted { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyStalled => StatusCode::REQUEST_TIMEOUT,
-            Self::LegBroken { leg: Leg::Decode, how: Broken::Refused, .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::AllowlistUnknown { .. }
+            | Self::PrefillExhausted { .. }
+            | Self::LegBroken { leg: Leg::Decode, how: Broken::Refused, .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::LegBroken { .. }
             | Self::PrefillNotJson { .. }
             | Self::PrefillTold { .. }

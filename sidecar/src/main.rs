@@ -76,8 +76,8 @@ fn run(options: &Options, warnings: &[String]) -> Result<(), String> {
     }
     let operator =
         Operator::start(options, &settings, &log).map_err(|error| cannot("open the metrics port", &error))?;
-    let server = Server::start(&settings, options.process.workers.get())
-        .map_err(|error| cannot("listen", &error))?;
+    let server =
+        Server::start(&settings, options.process.workers.get()).map_err(|error| cannot("listen", &error))?;
     operator.serves(&server);
     tracing::info!(
         addr = %server.address(),

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use kvferry_admin::{Accepting, Acceptor, Admin, Condition, Exposition, InFlight, Readiness, Request, Source, Stream};
+use kvferry_admin::{
+    Accepting, Acceptor, Admin, Condition, Exposition, InFlight, Readiness, Request, Source, Stream,
+};
 use kvferry_allowlist::Allowlist;
 use kvferry_config::Options;
 use kvferry_handoff::Ledger;
@@ -93,7 +95,11 @@ impl Operator {
                     let tls = assemble::admin_tls(options, directory).map_err(io::Error::other)?;
                     Ok::<Arc<dyn Acceptor>, io::Error>(Arc::new(Secure(tls)))
                 });
-                Admin::start((host, port.get()).into(), Arc::clone(&view) as Arc<dyn Source>, acceptor.transpose()?)
+                Admin::start(
+                    (host, port.get()).into(),
+                    Arc::clone(&view) as Arc<dyn Source>,
+                    acceptor.transpose()?,
+                )
             })
             .transpose()?;
         Ok(Self { view, admin, traces: settings.traces.clone() })
@@ -166,7 +172,10 @@ impl Source for View {
         let requests = entries.into_iter().take(most).map(|entry| {
             let (bytes_in, bytes_out) = entry.bytes();
             Request {
-                id: entry.id().map(|id| String::from_utf8_lossy(id.as_bytes()).into_owned()).unwrap_or_default(),
+                id: entry
+                    .id()
+                    .map(|id| String::from_utf8_lossy(id.as_bytes()).into_owned())
+                    .unwrap_or_default(),
                 api: entry.api.label(),
                 stage: entry.stage(),
                 since: entry.started.elapsed(),

@@ -28,7 +28,9 @@ pub fn prefill(worker: &Worker, candidates: &[String]) -> Result<Vec<Arc<Endpoin
         settings.failover.order(&mut targets, worker.now());
     }
     if let Some(warm_up) = &settings.warm_up {
-        targets.iter().for_each(|target| warm_up.seen(worker, target));
+        for target in &targets {
+            warm_up.seen(worker, target);
+        }
     }
     Ok(targets)
 }

@@ -138,9 +138,11 @@ impl WarmUp {
 /// Runs one request through this pair.
 async fn pair(worker: &Arc<Worker>, peer: &Arc<Endpoint>, rank: &Arc<Rank>) -> Result<(), String> {
     let model = model(worker, rank).await?;
-    let body = Bytes::from(serde_json::json!({ "model": model, "prompt": PROMPT, "max_tokens": 1 }).to_string());
+    let body =
+        Bytes::from(serde_json::json!({ "model": model, "prompt": PROMPT, "max_tokens": 1 }).to_string());
     let document = scan(&body, worker.settings.watch).map_err(|malformed| malformed.to_string())?;
-    let id = HeaderValue::from_str(&format!("warm-up-{}", uuid::Uuid::new_v4())).map_err(|error| error.to_string())?;
+    let id = HeaderValue::from_str(&format!("warm-up-{}", uuid::Uuid::new_v4()))
+        .map_err(|error| error.to_string())?;
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(REQUEST_ID, id.clone());

@@ -11,7 +11,7 @@ from answer import Answer
 from cases import COMPLETIONS, completion
 from conftest import REQUEST_TIMEOUT_S
 from harness import client, sidecar, vllm
-from harness.engine import Engine, seconds_until_idle
+from harness.engine import seconds_until_idle
 from harness.procs import Fleet
 from harness.scripted import Front
 from harness.sidecar import PREFILL_HEADER
@@ -65,7 +65,7 @@ def test_first_user_of_a_successor_finds_the_pair_warmed_up(stage: Stage, fleet:
     stage.prefill = vllm.launch(fleet, stage.prefill.plan)
     vllm.wait_ready(stage.prefill)
     front = sidecar.start(fleet, stage.decode, *WARM_UP, name="sidecar-warm-up")
-    served = {engine.name: served_by(engine) for engine in (stage.prefill, stage.decode)}
+    served = {engine.name: engine.served() for engine in (stage.prefill, stage.decode)}
     bytes_before = stage.decode.metrics().total(BYTES)
     # Its first candidate refuses the request, so the engine is named without serving anybody.
     begun = time.monotonic()
@@ -77,7 +77,7 @@ def test_first_user_of_a_successor_finds_the_pair_warmed_up(stage: Stage, fleet:
             time.sleep(0.05)
         warmed = time.monotonic() - begun
     for engine in (stage.prefill, stage.decode):
-        assert served_by(engine) == served[engine.name] + 1, f"the {engine.name} did not serve the warm-up's request"
+        assert engine.served() == served[engine.name] + 1, f"the {engine.name} did not serve the warm-up's request"
     end = time.monotonic() + REFUSED_S
     while stage.decode.metrics().total(BYTES) == bytes_before:
         assert time.monotonic() < end, "no KV moved in the warm-up"
@@ -102,8 +102,3 @@ def test_first_user_of_a_successor_finds_the_pair_warmed_up(stage: Stage, fleet:
         answer.assert_same_as(stage.ask_alone(COMPLETIONS, body))
     print(f"warm-up {warmed:.2f} s; {', '.join(seconds)}")
     stage.assert_nothing_held(within_s=5)
-
-
-def served_by(engine: Engine) -> float:
-    """Requests that the engine has completed."""
-    return engine.metrics().total("vllm:request_success_total")

@@ -38,6 +38,10 @@ class Engine:
         """The part of its KV cache that some request holds, 0 to 1; blocks merely cached for later do not count."""
         return self.metrics().total(USAGE)
 
+    def served(self) -> float:
+        """How many requests it has completed."""
+        return self.metrics().total("vllm:request_success_total")
+
     def kv_bytes(self, tokens: int) -> int:
         """The bytes of the blocks that this many tokens fill."""
         blocks = -(-tokens // self.block_size)

@@ -5,6 +5,7 @@ Real engines fail when they like; a test of what the sidecar does then needs one
 
 import http.client
 import threading
+import time
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
@@ -17,13 +18,16 @@ _OWN = {"connection", "content-length", "host", "keep-alive", "transfer-encoding
 RELAY_TIMEOUT_S = 60.0
 
 RELAY = "relay"
+LATE = "relay late"
 HANG_UP = "hang up"
+# How long the engine's answer is kept back by `LATE`: long enough for a client to leave meanwhile.
+LATE_S = 1.0
 
 
 class Front:
     """Listens before an engine. Each request meets the next step of the script; those after its end are relayed.
 
-    A step is a status to answer with, `HANG_UP`, or `RELAY`.
+    A step is a status to answer with, `HANG_UP`, `RELAY`, or `LATE`.
     """
 
     def __init__(self, engine: Engine, script: Sequence[int | str] = (), after: int | str = RELAY):
@@ -41,8 +45,10 @@ class Front:
                 step = front.step()
                 if step == HANG_UP:
                     self.close_connection = True
-                elif step == RELAY:
-                    self.answer(*self.relayed(body))
+                elif step in (RELAY, LATE):
+                    answer = self.relayed(body)
+                    time.sleep(LATE_S if step == LATE else 0)
+                    self.answer(*answer)
                 else:
                     self.answer(int(step), [("content-type", "application/json")], b'{"error":{"message":"scripted"}}')
 

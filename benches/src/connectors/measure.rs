@@ -52,6 +52,7 @@ async fn window(sidecar: &Sidecar, workers: Vec<Worker>, length: Duration) -> Re
     if let Some(error) = summary.first_error {
         return Err(format!("{}: {error} ({} errors)", sidecar.side.name, summary.errors).into());
     }
+    eprintln!("DEBUG {} {} {:?}", sidecar.side.name, summary.requests, cpu_s);
     let cpu_s = cpu_s.ok_or("a sidecar's CPU time is known")?;
     Ok(cpu_s * 1e6 / float((summary.requests * TURNS).max(1)))
 }

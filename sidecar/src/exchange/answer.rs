@@ -121,12 +121,8 @@ pub(super) fn says_nothing(data: &[u8]) -> bool {
 
 /// Whether an event stream's data begins with an error, in the words of one of the APIs.
 pub(super) fn tells_error(data: &[u8]) -> bool {
-    const ERRORS: [&[u8]; 4] = [
-        b"data: {\"error\"",
-        b"data: {\"object\":\"error\"",
-        b"event: error",
-        b"data: {\"type\":\"error\"",
-    ];
+    const ERRORS: [&[u8]; 4] =
+        [b"data: {\"error\"", b"data: {\"object\":\"error\"", b"event: error", b"data: {\"type\":\"error\""];
     ERRORS.iter().any(|error| data.starts_with(error))
 }
 

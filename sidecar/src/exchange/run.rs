@@ -10,16 +10,16 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, response};
 use kvferry_contract::Endpoint;
-use kvferry_metrics::{Direction, Failover, Place, ReleaseReason, Retry};
 use kvferry_handoff::{Again, Cause, Command, Commands, Decode, Event, Handoff, Leg, Limits, Stage, Target};
+use kvferry_metrics::{Direction, Failover, Place, ReleaseReason, Retry};
 
 use super::answer::WholeBody;
 use super::beside::decode_beside;
 use super::chunked::{Growing, Start};
-use super::{ahead, first};
 use super::held::Held;
 use super::legs::{DecodeEnd, Engines, LegRequest, PrefillEnd, after_refusal, ask, decode, prefill, release};
 use super::tasks::{TaskEnd, Tasks};
+use super::{ahead, first};
 use crate::connector::{Accepted, Attempt, First, Observer, Outgoing, UsageEdit};
 use crate::error::{Broken, Error};
 use crate::record::Record;

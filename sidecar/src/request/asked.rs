@@ -29,6 +29,7 @@ pub struct Asked {
 
 impl Asked {
     /// The client's body with `edits`, under the client's headers.
+    #[expect(clippy::needless_pass_by_value, reason = "edits are made on the spot, for this body alone")]
     pub fn edit(&self, edits: Edits<'_>) -> Outgoing {
         edits.apply(&self.intake.document, &self.intake.body).into()
     }

@@ -32,9 +32,8 @@ pub fn check(intake: &Intake) -> Result<(), Error> {
     }
     let Some(input) = value("input") else { return Ok(()) };
     match input.first() {
-        Some(b'"' | b'n') => Ok(()),
         Some(b'[') if refers_to_file(&input) => unsupported("file_id"),
-        Some(b'[') => Ok(()),
+        Some(b'"' | b'n' | b'[') => Ok(()),
         _ => unsupported("input"),
     }
 }

@@ -131,7 +131,8 @@ mod tests {
     fn proxies_are_used_as_the_environment_says_and_never_for_this_pod() {
         assert!(Proxies::new(None, None, Some("x")).is_none());
         let proxies =
-            Proxies::new(Some("http://u:p@proxy:3128"), Some("proxy2:3129"), Some("10.0.0.0/8,.pool.svc")).unwrap();
+            Proxies::new(Some("http://u:p@proxy:3128"), Some("proxy2:3129"), Some("10.0.0.0/8,.pool.svc"))
+                .unwrap();
         assert_eq!(way(&proxies, "prefill:8000", false).as_deref(), Some("proxy:3128"));
         assert_eq!(way(&proxies, "prefill:8000", true).as_deref(), Some("proxy2:3129"));
         for engine in ["localhost:8200", "127.0.0.1:8200", "[::1]:8200", "10.1.2.3:8000", "a.pool.svc:8000"] {

@@ -6,9 +6,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
-mod bidirectional;
 mod answering;
 mod atom;
+mod bidirectional;
 mod chunked;
 mod encoders;
 mod first_token;

@@ -101,7 +101,8 @@ async fn when_every_candidate_failed_the_client_is_told_so() {
 
 #[tokio::test]
 async fn a_slow_prefill_is_replaced_and_what_it_brings_later_is_released() {
-    let flags = ["--prefill-failure-policy=retry-other", "--prefill-timeout=300ms", "--prefill-cancel-grace=60s"];
+    let flags =
+        ["--prefill-failure-policy=retry-other", "--prefill-timeout=300ms", "--prefill-cancel-grace=60s"];
     let rig = Rig::with(&flags).await;
     let second = second_prefill().await;
     rig.prefill.set_faults(Faults { delay_ms: 900, times: Some(1), ..Faults::default() });
@@ -216,7 +217,10 @@ async fn what_needs_state_is_refused_with_and_without_a_prefill_engine() {
     for ask in [rig.ask("/v1/responses", body), Ask::post("/v1/responses", body)] {
         let answer = ask.send(rig.address()).await;
         assert_eq!((answer.status.as_u16(), answer.header("x-kvferry-error")), (400, "unsupported_field"));
-        assert_eq!(answer.json()["message"], r#"field "previous_response_id" is not supported by the router"#);
+        assert_eq!(
+            answer.json()["message"],
+            r#"field "previous_response_id" is not supported by the router"#
+        );
     }
     assert!(rig.prefill.requests().is_empty() && rig.decode.requests().is_empty());
     // What is fine goes on as it came.

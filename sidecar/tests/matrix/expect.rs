@@ -54,6 +54,8 @@ pub(crate) enum Leg {
     Twice,
     /// The engine had closed a kept connection, for all one can know, so it is sent once more on a new one.
     Again,
+    /// And again until decode, which may wait for it, has its KV, or until the release is given up.
+    Repeated,
     /// One chunk after the other.
     Chunks,
     /// In some of many attempts.
@@ -67,6 +69,7 @@ impl Leg {
             Self::Once => seen == 1,
             Self::Cancelled => seen <= 1,
             Self::Twice | Self::Again => seen == 2,
+            Self::Repeated => (2..=5).contains(&seen),
             Self::Chunks => seen >= 2,
             Self::Varies => true,
         }
@@ -79,6 +82,7 @@ impl Leg {
             Self::Cancelled => "cancelled",
             Self::Twice => "asked first, then again",
             Self::Again => "once, and once more on a new connection",
+            Self::Repeated => "once, and again for a decode engine that still waits",
             Self::Chunks => "chunk by chunk",
             Self::Varies => "in some",
         }
@@ -145,6 +149,17 @@ pub(crate) const UNPROVEN: End = end(
     Account::Expired,
     Held::Nothing,
     "nothing: decode has read the KV, but nothing proves it, so it counts as *expired*",
+);
+pub(crate) const FED: End = end(
+    Account::Released,
+    Held::AtMostUntilLease,
+    "nothing, once prefill has computed the KV again for a decode engine that still waits (*released*); where decode has let go, \
+     prefill: that KV, until the engine's lease ends",
+);
+pub(crate) const UNFED: End = end(
+    Account::Expired,
+    Held::AtMostUntilLease,
+    "decode, where its engine still waits for the KV: its blocks, until its own limit (*expired*)",
 );
 pub(crate) const LEASE: End =
     end(Account::Expired, Held::UntilLease, "prefill: the KV, until the engine's lease ends (*expired*)");

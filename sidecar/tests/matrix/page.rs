@@ -31,11 +31,7 @@ fn page() -> String {
 }
 
 fn seconds(duration: Duration) -> String {
-    if duration.subsec_millis() == 0 {
-        format!("{} s", duration.as_secs())
-    } else {
-        format!("{} ms", duration.as_millis())
-    }
+    format!("{} s", duration.as_secs_f64())
 }
 
 fn times(limits: &Limits) -> String {
@@ -168,7 +164,7 @@ fn the_page_says_what_the_tests_expect() {
 
 #[test]
 fn no_cell_says_what_none_may_say() {
-    let page = page().to_lowercase();
+    let page = page().to_lowercase().replace("for every", "");
     for word in ["forever", "for ever", "crash", "pinned", "panic"] {
         assert!(!page.contains(word), "{word}");
     }

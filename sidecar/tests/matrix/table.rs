@@ -7,11 +7,11 @@ use crate::column::Column::{
 };
 use crate::event::Event;
 use crate::expect::Engine::{Decode, Prefill};
-use crate::expect::Leg::{Again, Cancelled, Chunks, No, Once, Twice, Varies};
+use crate::expect::Leg::{Again, Cancelled, Chunks, No, Once, Repeated, Twice, Varies};
 use crate::expect::Sees::{Answer, Cut, Error, ErrorEvent, Nothing, Words};
 use crate::expect::{
-    CACHE, End, LEASE, Leg, MAYBE_LEASE, NOTHING, READ, RELEASED, SETTLED, SOME_CACHED, SOME_LEASES, Sees,
-    UNHEARD, UNPROVEN,
+    CACHE, End, FED, LEASE, Leg, MAYBE_LEASE, NOTHING, READ, RELEASED, SETTLED, SOME_CACHED, SOME_LEASES,
+    Sees, UNFED, UNHEARD, UNPROVEN,
 };
 
 /// One row.
@@ -70,7 +70,9 @@ pub(crate) const MATRIX: &[Row] = &[
                 No,
                 NOTHING,
             ),
-            cell(&[Push, MoriIoParallel, Mooncake, Sglang], Words(Prefill, 503), Once, Cancelled, NOTHING),
+            cell(&[Push], Words(Prefill, 503), Repeated, Cancelled, UNFED),
+            cell(&[MoriIoParallel, Mooncake], Words(Prefill, 503), Once, Cancelled, RELEASED),
+            cell(&[Sglang], Words(Prefill, 503), Once, Cancelled, NOTHING),
             cell(&[DecodeFirst], Words(Prefill, 503), Once, Once, NOTHING),
         ],
     ),
@@ -85,13 +87,8 @@ pub(crate) const MATRIX: &[Row] = &[
                 NOTHING,
             ),
             cell(&[MoriIo], Error(502, "prefill_unreachable"), No, No, RELEASED),
-            cell(
-                &[Push, MoriIoParallel, Mooncake],
-                Error(502, "prefill_unreachable"),
-                No,
-                Cancelled,
-                RELEASED,
-            ),
+            cell(&[Push], Error(502, "prefill_unreachable"), No, Cancelled, UNFED),
+            cell(&[MoriIoParallel, Mooncake], Error(502, "prefill_unreachable"), No, Cancelled, RELEASED),
             cell(&[Sglang], Error(502, "prefill_unreachable"), No, Cancelled, NOTHING),
             cell(&[DecodeFirst], Error(502, "prefill_unreachable"), No, Once, NOTHING),
         ],
@@ -101,7 +98,8 @@ pub(crate) const MATRIX: &[Row] = &[
         &[
             cell(&[Nixl, FirstToken, Chunked, Atom], Error(502, "prefill_broke"), Once, No, UNHEARD),
             cell(&[MoriIo], Error(502, "prefill_broke"), Once, No, RELEASED),
-            cell(&[Push, MoriIoParallel, Mooncake], Error(502, "prefill_broke"), Once, Cancelled, RELEASED),
+            cell(&[Push], Error(502, "prefill_broke"), Repeated, Cancelled, FED),
+            cell(&[MoriIoParallel, Mooncake], Error(502, "prefill_broke"), Once, Cancelled, RELEASED),
             cell(&[Sglang], Error(502, "prefill_broke"), Once, Cancelled, NOTHING),
             cell(&[Offloading], Error(502, "prefill_broke"), Once, No, CACHE),
             cell(&[Shared], Error(502, "prefill_broke"), Once, No, NOTHING),
@@ -119,8 +117,9 @@ pub(crate) const MATRIX: &[Row] = &[
                 NOTHING,
             ),
             cell(&[MoriIo], Error(502, "prefill_answer_invalid"), Once, No, RELEASED),
+            cell(&[Push], Error(502, "prefill_answer_invalid"), Repeated, Cancelled, FED),
             cell(
-                &[Push, MoriIoParallel, Mooncake],
+                &[MoriIoParallel, Mooncake],
                 Error(502, "prefill_answer_invalid"),
                 Once,
                 Cancelled,
@@ -143,7 +142,8 @@ pub(crate) const MATRIX: &[Row] = &[
                 NOTHING,
             ),
             cell(&[MoriIo], Error(504, "prefill_timeout"), Once, No, RELEASED),
-            cell(&[Push, MoriIoParallel, Mooncake], Error(504, "prefill_timeout"), Once, Cancelled, RELEASED),
+            cell(&[Push], Error(504, "prefill_timeout"), Repeated, Cancelled, UNFED),
+            cell(&[MoriIoParallel, Mooncake], Error(504, "prefill_timeout"), Once, Cancelled, RELEASED),
             cell(&[Sglang], Error(504, "prefill_timeout"), Once, Cancelled, NOTHING),
             cell(&[DecodeFirst], Error(504, "prefill_timeout"), Once, Once, NOTHING),
         ],
@@ -275,7 +275,8 @@ pub(crate) const MATRIX: &[Row] = &[
         &[
             cell(&[Nixl, FirstToken, Chunked, Atom, Offloading, Shared], Nothing, Once, No, NOTHING),
             cell(&[MoriIo], Nothing, Once, No, RELEASED),
-            cell(&[Push, MoriIoParallel, Mooncake], Nothing, Once, Cancelled, RELEASED),
+            cell(&[Push], Nothing, Repeated, Cancelled, FED),
+            cell(&[MoriIoParallel, Mooncake], Nothing, Once, Cancelled, RELEASED),
             cell(&[Sglang], Nothing, Once, Cancelled, NOTHING),
             cell(&[DecodeFirst], Nothing, Once, Once, NOTHING),
         ],

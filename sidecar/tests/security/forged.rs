@@ -74,7 +74,7 @@ async fn an_upgrade_takes_none_along() {
     let decode = Scripted::answering(switching).await;
     let sidecar = Sidecar::start(decode.port(), &[]);
     let mut client = Raw::connect(sidecar.address()).await;
-    let lines: String = ROUTING.iter().map(|name| format!("{name}: 127.0.0.1:9\r\n")).collect();
+    let lines = ROUTING.map(|name| format!("{name}: 127.0.0.1:9\r\n")).concat();
     let head = "GET /realtime HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: echo/1\r\n";
     client.write(format!("{head}{lines}\r\n")).await;
     assert!(client.head().await.starts_with("HTTP/1.1 101 "));
@@ -92,8 +92,7 @@ async fn capitals_and_blanks_hide_none() {
     let rig = Rig::start().await;
     for method in ["GET /emulator/echo", "POST /v1/chat/completions", "POST /v1//completions"] {
         let mut client = Raw::connect(rig.address()).await;
-        let lines: String =
-            ROUTING.iter().map(|name| format!("{}:\t 127.0.0.1:9 \r\n", name.to_uppercase())).collect();
+        let lines = ROUTING.map(|name| format!("{}:\t 127.0.0.1:9 \r\n", name.to_uppercase())).concat();
         // No target: what they name must not be dialled either.
         let lines = lines.replace("PREFILLER-HOST-PORT:\t 127.0.0.1:9 ", "PREFILLER-HOST-PORT:\t ");
         let head = format!(
