@@ -7,7 +7,7 @@ PYTHON := .venv/bin/python
 ENGINE ?= emulator
 BINARIES := cargo build --release -p kvferry-sidecar -p kvferry-emulator
 
-.PHONY: help setup demo test e2e bench lint
+.PHONY: help setup demo test e2e bench lint soak fuzz
 
 help: ## this list
 	@grep -E '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1\t/' | expand -t 8
@@ -43,3 +43,10 @@ lint: ## formatting and lints, Rust and Python
 	cargo clippy --workspace --all-targets -- -D warnings
 	.venv/bin/ruff check tests
 	.venv/bin/ruff format --check tests
+
+soak: ## minutes of 2,000 streams over engines that fail at random; SOAK_SECONDS, SOAK_STREAMS, KVFERRY_SEED
+	cargo build --release -p kvferry-sidecar -p kvferry-soak
+	target/release/kvferry-soak --sidecar target/release/kvferry-sidecar --out target/soak
+
+fuzz: ## a minute for each fuzz target, guided by coverage; FUZZ_SECONDS
+	@bash tests/fuzz/run.sh

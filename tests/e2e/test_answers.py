@@ -39,6 +39,19 @@ def test_answer_ends_at_the_stop_string(stage: Stage, path: str, make, stream: b
     assert spoken[0] in ended.text
 
 
+@pytest.mark.parametrize("lengths", [(40, 50), (40, 200), (200, 40)], ids=str)
+def test_several_prompts_in_one_completion_are_each_answered_from_their_own_kv(
+    stage: Stage, lengths: tuple[int, int]
+) -> None:
+    """Engines make a request of each prompt, and one handle names the KV of one: it must not be given to all."""
+    body = completion(0, "") | {"prompt": [cases.token_ids(count, f"several {at}") for at, count in enumerate(lengths)]}
+    stage.forget_prompts()
+    answer = stage.ask_apart(COMPLETIONS, body)
+    stage.assert_nothing_held(within_s=5)
+    stage.forget_prompts()
+    answer.assert_same_as(stage.ask_alone(COMPLETIONS, body))
+
+
 def test_second_identical_prompt_reports_the_prefill_engines_cache_hits(stage: Stage) -> None:
     body = completion(320, "cached tokens")
     first = stage.ask_apart(COMPLETIONS, body)

@@ -133,6 +133,10 @@ peers() {
     echo "$want" >"$stamp"
 }
 
+fuzz() {
+    command -v c++ >/dev/null || debian_install "the fuzzing library comes as C++ source" g++
+}
+
 lock() {
     local level
     base
@@ -144,11 +148,11 @@ lock() {
     done
 }
 
-[ $# -gt 0 ] || die "usage: setup.sh base|vllm|peers|lock ..."
+[ $# -gt 0 ] || die "usage: setup.sh base|vllm|peers|fuzz|lock ..."
 need_python
 for level in "$@"; do
     case $level in
-    base | vllm | peers | lock) "$level" ;;
-    *) die "unknown level '$level'; known: base vllm peers lock" ;;
+    base | vllm | peers | fuzz | lock) "$level" ;;
+    *) die "unknown level '$level'; known: base vllm peers fuzz lock" ;;
     esac
 done
