@@ -3,6 +3,7 @@
 #   base   `.venv` with ruff                          (make lint)
 #   vllm   vLLM + NIXL + pytest in the same `.venv`   (make e2e, make demo ENGINE=vllm), about 6 GB
 #   peers  `.venv-peers` with other proxies           (make bench)
+#   fuzz   a C++ compiler                            (make fuzz)
 #   lock   writes the *.txt lock files anew from the *.in files; for maintainers
 # Every version is pinned by the lock files. A level that is in place costs a hash and a file read: a stamp in the
 # venv holds the hash of everything that went into it.

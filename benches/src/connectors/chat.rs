@@ -1,5 +1,8 @@
-//! The load: each client talks through a chat of two turns again and again, a kilobyte each, with the routing header that
-//! makes them disaggregated. Two turns, because only a second turn can make use of what the first one left.
+//! The load: each client talks through a chat of two turns, a kilobyte each, with the routing header that makes them
+//! disaggregated, now with the base and now with the side that is compared with it. So both serve the same number of
+//! requests in the same moments, whatever else the machine does.
+//!
+//! Two turns, because only a second turn can make use of what the first one left.
 
 use std::net::SocketAddr;
 
@@ -22,9 +25,17 @@ pub(super) const REPLY: &str = "bafiku";
 /// The header and the token by which a sidecar knows that it served the first turn: base64 of `llm/decode-0-rank-0`.
 const SESSION: &str = "x-session-token: bGxtL2RlY29kZS0wLXJhbmstMA==\r\n";
 
-/// The chat of client `number`, through the sidecar at `sidecar`, to the prefill engine at `prefill`. No two clients talk
-/// of the same thing.
-pub(super) fn job(number: usize, sidecar: SocketAddr, prefill: SocketAddr) -> Job {
+/// What client `number` does: its chat with either of two sidecars, to the prefill engine at `prefill`. Half of the
+/// clients begin with the other one.
+pub(super) fn job(number: usize, mut sidecars: [SocketAddr; 2], prefill: SocketAddr) -> Job {
+    if number % 2 == 1 {
+        sidecars.reverse();
+    }
+    Job { legs: sidecars.into_iter().flat_map(|sidecar| chat(number, sidecar, prefill)).collect() }
+}
+
+/// The chat of client `number`. No two clients talk of the same thing.
+fn chat(number: usize, sidecar: SocketAddr, prefill: SocketAddr) -> [Leg; 2] {
     let members = format!(r#""max_tokens":16,"stream":false,"cache_salt":"client-{number}""#);
     let first = body::chat(BODY, &members);
     let next = format!(
@@ -37,34 +48,48 @@ pub(super) fn job(number: usize, sidecar: SocketAddr, prefill: SocketAddr) -> Jo
         request: body::post(sidecar, PATH, headers, body),
         frames: None,
     };
-    Job { legs: vec![leg(&routing, &first), leg(&format!("{routing}{SESSION}"), &second)] }
+    [leg(&routing, &first), leg(&format!("{routing}{SESSION}"), &second)]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn bodies(number: usize) -> Vec<serde_json::Value> {
-        let job = job(number, "127.0.0.1:1".parse().unwrap(), "127.0.0.1:2".parse().unwrap());
+    fn address(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    fn bodies(number: usize) -> [serde_json::Value; 2] {
         let body = |leg: &Leg| {
             let text = std::str::from_utf8(&leg.request).unwrap();
             let (head, body) = text.split_once("\r\n\r\n").unwrap();
             assert!(head.contains("\r\nx-prefiller-host-port: 127.0.0.1:2\r\n"), "{head}");
             serde_json::from_str(body).unwrap()
         };
-        job.legs.iter().map(body).collect()
+        chat(number, address(1), address(2)).map(|leg| body(&leg))
     }
 
     #[test]
     fn the_second_turn_is_the_first_with_its_reply_and_a_question() {
-        let [mut first, mut second] = <[_; 2]>::try_from(bodies(3)).unwrap();
-        let (first, second): (serde_json::Value, serde_json::Value) = (first.take(), second.take());
+        let [first, second] = bodies(3);
         let asked = first["messages"].as_array().unwrap();
         let continued = second["messages"].as_array().unwrap();
         assert_eq!(&continued[..asked.len()], &asked[..]);
         assert_eq!(continued.len(), asked.len() + 2);
         assert_eq!(continued[asked.len()]["content"], REPLY);
         assert_eq!((&first["model"], &first["cache_salt"]), (&second["model"], &second["cache_salt"]));
+    }
+
+    #[test]
+    fn both_sidecars_get_the_same_and_neither_always_comes_first() {
+        let ports = |number| {
+            job(number, [address(1), address(3)], address(2))
+                .legs
+                .iter()
+                .map(|leg| leg.address.port())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!((ports(0), ports(1)), (vec![1, 1, 3, 3], vec![3, 3, 1, 1]));
     }
 
     #[test]

@@ -22,7 +22,9 @@ pub(super) const CLIENTS: usize = 32;
 pub(super) struct Sidecar {
     pub(super) side: Side,
     pub(super) pid: u32,
-    /// What each client sends.
+    /// The process of the base in front of the same engines.
+    pub(super) base_pid: u32,
+    /// What each client sends, to this one and to its base.
     pub(super) jobs: Vec<Rc<Job>>,
     /// Where its metrics are.
     pub(super) metrics: Option<SocketAddr>,
@@ -33,9 +35,7 @@ pub(super) struct Sidecar {
 #[derive(Debug)]
 pub(super) struct Fleet {
     processes: Vec<Process>,
-    /// The base in front of each pair of engines that is needed.
-    pub(super) bases: Vec<Sidecar>,
-    /// The sides, in their order.
+    /// The sides, by the engines they stand in front of.
     pub(super) sidecars: Vec<Sidecar>,
     pushes: Engine,
     offers: Engine,
@@ -72,20 +72,20 @@ impl Fleet {
             Behind::Emulators => emulators,
             Behind::Own => own,
         };
-        let (mut bases, mut sidecars) = (Vec::new(), Vec::new());
-        for (behind, name) in [(Behind::Emulators, BASE.name), (Behind::Own, "nixlv2-own-engines")] {
-            if sides.iter().any(|side| side.behind == behind) {
-                let base = Side { name, behind, ..BASE };
-                bases.push(
-                    sidecar(arguments, base, pair(behind), bootstrap.address, logs, &mut processes).await?,
-                );
+        let mut sidecars = Vec::new();
+        for (behind, name) in [(Behind::Emulators, "base"), (Behind::Own, "base-of-own-engines")] {
+            let sides = sides.iter().filter(|side| side.behind == behind);
+            if sides.clone().next().is_none() {
+                continue;
+            }
+            let pair = pair(behind);
+            let start = Start { arguments, engines: pair, bootstrap: bootstrap.address, logs };
+            let base = start.run(Side { name, ..BASE }, vec![], &[], &mut processes).await?;
+            for side in sides {
+                sidecars.push(start.side(*side, base, &mut processes).await?);
             }
         }
-        for side in sides {
-            let pair = pair(side.behind);
-            sidecars.push(sidecar(arguments, side, pair, bootstrap.address, logs, &mut processes).await?);
-        }
-        Ok(Self { processes, bases, sidecars, pushes, offers, bootstrap })
+        Ok(Self { processes, sidecars, pushes, offers, bootstrap })
     }
 
     /// Whether the engines, and what stands around them, saw of a side what it is there for. A figure of a side that did
@@ -116,41 +116,66 @@ impl Fleet {
     }
 }
 
-async fn sidecar(
-    arguments: &ConnectorsArgs,
-    side: Side,
+/// What all sidecars in front of a pair of engines are started with.
+struct Start<'a> {
+    arguments: &'a ConnectorsArgs,
     engines: Pair,
     bootstrap: SocketAddr,
-    logs: &Path,
-    processes: &mut Vec<Process>,
-) -> Result<Sidecar> {
-    let port = free_port()?;
-    let address = SocketAddr::from(([127, 0, 0, 1], port));
-    let mut flags = vec![
-        format!("--port={port}"),
-        format!("--model-server-port={}", engines.decode.port()),
-        format!("--mooncake-bootstrap-port={}", bootstrap.port()),
-        "--secure-serving=false".to_owned(),
-    ];
-    flags.extend(side.flags.iter().map(|flag| (*flag).to_owned()));
-    flags.extend(arguments.sidecar_args.iter().cloned());
-    let metrics = if side.scraped { Some(SocketAddr::from(([127, 0, 0, 1], free_port()?))) } else { None };
-    flags.extend(metrics.map(|metrics| format!("--metrics-port={}", metrics.port())));
-    let collector = if side.traces == Traces::Otlp { Some(Collector::start()?) } else { None };
-    let mut environment = Vec::new();
-    if side.traces != Traces::Off {
-        flags.push("--tracing".to_owned());
-        environment.push(("OTEL_TRACES_SAMPLER_ARG", "0.1".to_owned()));
-        environment.push(("OTEL_TRACES_EXPORTER", "console".to_owned()));
+    logs: &'a Path,
+}
+
+impl Start<'_> {
+    /// A side, and what stands around it.
+    async fn side(
+        &self,
+        side: Side,
+        (base, base_pid): (SocketAddr, u32),
+        processes: &mut Vec<Process>,
+    ) -> Result<Sidecar> {
+        let metrics =
+            if side.scraped { Some(SocketAddr::from(([127, 0, 0, 1], free_port()?))) } else { None };
+        let mut flags: Vec<String> =
+            metrics.iter().map(|metrics| format!("--metrics-port={}", metrics.port())).collect();
+        let collector = if side.traces == Traces::Otlp { Some(Collector::start()?) } else { None };
+        let mut environment = Vec::new();
+        if side.traces != Traces::Off {
+            flags.push("--tracing".to_owned());
+            environment.push(("OTEL_TRACES_SAMPLER_ARG", "0.1".to_owned()));
+            let exporter = if collector.is_some() { "otlp" } else { "console" };
+            environment.push(("OTEL_TRACES_EXPORTER", exporter.to_owned()));
+        }
+        if let Some(collector) = &collector {
+            environment.push(("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", collector.address)));
+        }
+        let (address, pid) = self.run(side, flags, &environment, processes).await?;
+        let job = |client| Rc::new(chat::job(client, [base, address], self.engines.prefill));
+        Ok(Sidecar { side, pid, base_pid, jobs: (0..CLIENTS).map(job).collect(), metrics, collector })
     }
-    if let Some(collector) = &collector {
-        environment.push(("OTEL_TRACES_EXPORTER", "otlp".to_owned()));
-        environment.push(("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", collector.address)));
+
+    /// Starts a sidecar with the flags of `side` and some more; returns where it listens and its process.
+    async fn run(
+        &self,
+        side: Side,
+        more: Vec<String>,
+        environment: &[(&str, String)],
+        processes: &mut Vec<Process>,
+    ) -> Result<(SocketAddr, u32)> {
+        let port = free_port()?;
+        let mut flags = vec![
+            format!("--port={port}"),
+            format!("--model-server-port={}", self.engines.decode.port()),
+            format!("--mooncake-bootstrap-port={}", self.bootstrap.port()),
+            "--secure-serving=false".to_owned(),
+        ];
+        flags.extend(side.flags.iter().map(|flag| (*flag).to_owned()));
+        flags.extend(more);
+        flags.extend(self.arguments.sidecar_args.iter().cloned());
+        let program = &self.arguments.sidecar;
+        let mut process = Process::start_in(environment, side.name, program, &flags, false, self.logs)?;
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        process.healthy(address).await?;
+        let pid = process.pid;
+        processes.push(process);
+        Ok((address, pid))
     }
-    let mut process = Process::start_in(&environment, side.name, &arguments.sidecar, &flags, false, logs)?;
-    process.healthy(address).await?;
-    let pid = process.pid;
-    processes.push(process);
-    let jobs = (0..CLIENTS).map(|client| Rc::new(chat::job(client, address, engines.prefill))).collect();
-    Ok(Sidecar { side, pid, jobs, metrics, collector })
 }

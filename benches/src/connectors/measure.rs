@@ -1,4 +1,4 @@
-//! One window: the closed load on one sidecar, and what its process burnt for each request.
+//! One window: the closed load on a side and its base, and what each process burnt for each request.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -10,51 +10,47 @@ use tokio::task::JoinHandle;
 use super::chat::TURNS;
 use super::fleet::Sidecar;
 use super::rounds::Pair;
-use crate::Result;
 use crate::load::{self, Worker};
 use crate::num::float;
 use crate::proxy::measure::Window;
 use crate::proxy::process::http_client;
+use crate::{Error, Result};
 
-/// Load before each window: the sidecar before this one had the caches and the engines to itself.
+/// Load before each window: other sidecars had the caches and the engines to themselves.
 const LEAD_IN: Duration = Duration::from_millis(100);
 
 /// How often metrics are scraped: ten times as often as a Prometheus does that is set up eagerly.
 const SCRAPE_EVERY: Duration = Duration::from_secs(1);
 
-/// CPU time for each request of a side and of its base, µs, in one window for both.
+/// CPU time for each request of a side and of its base, µs.
 ///
 /// # Errors
 /// When an answer was wrong or missing, or a process is gone.
-pub(super) async fn pair(base: &Sidecar, side: &Sidecar, length: Duration) -> Result<Pair> {
-    for length in [LEAD_IN, length] {
-        let workers = [warm(base).await?, warm(side).await?];
-        let [of_base, of_side] = workers;
-        let scraper = side.metrics.map(Scraper::start).transpose()?;
-        let (base, side) = tokio::join!(window(base, of_base, length), window(side, of_side, length));
-        let pair = Pair { base: base?, side: side? };
-        if length == LEAD_IN {
-            continue;
+pub(super) async fn pair(side: &Sidecar, length: Duration) -> Result<Pair> {
+    load::closed(warm(side).await?, LEAD_IN, &mut |_| ()).await;
+    let workers = warm(side).await?;
+    let scraper = side.metrics.map(Scraper::start).transpose()?;
+    let mut windows = [Window::default(), Window::default()];
+    let tally = load::closed(workers, length, &mut |phase| {
+        for (window, pid) in windows.iter_mut().zip([side.base_pid, side.pid]) {
+            window.probe(phase, Some(pid));
         }
-        if let Some(scraper) = scraper {
-            scraper.stop()?;
-        }
-        return Ok(pair);
+    })
+    .await;
+    if let Some(scraper) = scraper {
+        scraper.stop()?;
     }
-    unreachable!()
-}
-
-async fn window(sidecar: &Sidecar, workers: Vec<Worker>, length: Duration) -> Result<f64> {
-    let mut window = Window::default();
-    let tally = load::closed(workers, length, &mut |phase| window.probe(phase, Some(sidecar.pid))).await;
-    let (_, cpu_s, _) = window.lengths()?;
     let summary = tally.summary();
     if let Some(error) = summary.first_error {
-        return Err(format!("{}: {error} ({} errors)", sidecar.side.name, summary.errors).into());
+        return Err(format!("{} or its base: {error} ({} errors)", side.side.name, summary.errors).into());
     }
-    eprintln!("DEBUG {} {} {:?}", sidecar.side.name, summary.requests, cpu_s);
-    let cpu_s = cpu_s.ok_or("a sidecar's CPU time is known")?;
-    Ok(cpu_s * 1e6 / float((summary.requests * TURNS).max(1)))
+    let requests = float((summary.requests * TURNS).max(1));
+    let us = |window: Window| {
+        let cpu_s = window.lengths()?.1.ok_or("a sidecar's CPU time is known")?;
+        Ok::<_, Error>(cpu_s * 1e6 / requests)
+    };
+    let [base, side] = windows;
+    Ok(Pair { base: us(base)?, side: us(side)? })
 }
 
 /// Every client, connected, with a chat behind it.

@@ -1,9 +1,9 @@
 //! `kvferry-bench connectors`: what each connector costs beside `nixlv2` serial, and what metrics and traces cost beside
 //! none, in CPU time of the sidecar for each request.
 //!
-//! Differences of some per cent are looked for on machines whose speed changes by more than that within a minute. So
-//! sides are never compared across minutes: each short window of a side lies between two of its base, and a second process
-//! of the base itself tells what remains of noise.
+//! Differences of some per cent are looked for on machines whose speed changes by more than that from one second to the
+//! next. So a side is never compared with another moment: every client talks with the side and with its base in turn. And
+//! a second process of the base itself tells what remains of noise.
 
 mod aside;
 mod chat;
@@ -28,15 +28,15 @@ use crate::procfs::{self, Machine};
 use crate::proxy::ratios::Ratio;
 use crate::proxy::{busy, stamp, write};
 
-use fleet::{Fleet, Sidecar};
+use fleet::Fleet;
 use rounds::{Cost, Pair};
-use sides::{Behind, Side, Traces};
+use sides::{Side, Traces};
 
 /// How long and how often is measured.
 #[derive(Debug, Clone, Copy)]
 struct Plan {
     rounds: usize,
-    /// A window of a connector, and of the bases beside it.
+    /// A window of a connector.
     connectors: Duration,
     /// A window of telemetry: whole seconds, which hold as many scrapes.
     telemetry: Duration,
@@ -44,7 +44,7 @@ struct Plan {
 
 /// Enough rounds for the median to lie within a per cent or so of the next run's; under five minutes.
 const FULL: Plan =
-    Plan { rounds: 11, connectors: Duration::from_millis(400), telemetry: Duration::from_secs(1) };
+    Plan { rounds: 15, connectors: Duration::from_millis(500), telemetry: Duration::from_secs(1) };
 
 /// A look.
 const QUICK: Plan = Plan { rounds: 3, ..FULL };
@@ -108,7 +108,7 @@ pub async fn run(arguments: &ConnectorsArgs) -> Result<()> {
             .sidecars
             .iter()
             .zip(measured)
-            .filter_map(|(sidecar, triples)| Some(Line { side: sidecar.side, cost: Cost::of(triples)? }))
+            .filter_map(|(sidecar, pairs)| Some(Line { side: sidecar.side, cost: Cost::of(pairs)? }))
             .collect(),
         Err(_) => Vec::new(),
     };
@@ -136,30 +136,20 @@ pub async fn run(arguments: &ConnectorsArgs) -> Result<()> {
     }
 }
 
-/// Every side in every round, each between two windows of its base; every other round backwards, so that nobody always
-/// comes after the same neighbour.
+/// Every side in every round, every other round backwards, so that nobody always comes after the same neighbour.
 async fn measure_all(fleet: &Fleet, plan: Plan) -> Result<Vec<Vec<Pair>>> {
     let mut measured = vec![Vec::new(); fleet.sidecars.len()];
     for round in 0..plan.rounds {
         println!("round {} of {}", round + 1, plan.rounds);
-        for base in &fleet.bases {
-            let mut order: Vec<usize> =
-                (0..measured.len()).filter(|index| behind(fleet, *index) == base.side.behind).collect();
-            if round % 2 == 1 {
-                order.reverse();
-            }
-            for index in order {
-                let sidecar = &fleet.sidecars[index];
-                measured[index].push(measure::pair(base, sidecar, plan.window(&sidecar.side)).await?);
-            }
+        let mut order: Vec<_> = fleet.sidecars.iter().zip(&mut measured).collect();
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for (sidecar, pairs) in order {
+            pairs.push(measure::pair(sidecar, plan.window(&sidecar.side)).await?);
         }
     }
     Ok(measured)
-}
-
-fn behind(fleet: &Fleet, index: usize) -> Behind {
-    let sidecar: &Sidecar = &fleet.sidecars[index];
-    sidecar.side.behind
 }
 
 fn named(line: &Line) -> (String, f64) {

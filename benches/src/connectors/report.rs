@@ -15,9 +15,9 @@ pub(super) fn explain(plan: Plan) -> String {
         "CPU time (user and system, all threads) of the sidecar's process for each request, over that of a sidecar with \
          --kv-connector=nixlv2 and nothing else. Each request is a chat completion of 1 KB with a prefill header: prefill \
          leg, decode leg, an answer in one piece, engines without think time. {CLIENTS} clients in a closed loop on kept \
-         connections, each in a chat of two turns. All that a side does is in it: mooncake's question once a second, a \
+         connections, each in a chat of two turns, now with the side and now with the base. All that a side does is in it: mooncake's question once a second, a \
          scrape a second, the export of spans. What engines do is not. Windows are {} s for connectors and {} s for \
-         telemetry, each between two of the base; a figure is the median of {rounds} rounds.",
+         telemetry; a figure is the median of {rounds} rounds.",
         seconds(connectors),
         seconds(telemetry),
     )

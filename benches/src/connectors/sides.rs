@@ -115,7 +115,7 @@ pub(super) const SIDES: [Side; 15] = [
     },
     telemetry("metrics", "metrics, scraped every second", true, Traces::Off),
     telemetry("traces_otlp", "10% of traces, by OTLP", false, Traces::Otlp),
-    telemetry("metrics_and_traces", "both", true, Traces::Otlp),
+    telemetry("metrics_and_traces", "metrics and these traces", true, Traces::Otlp),
     telemetry("traces_console", "10% of traces, to the log", false, Traces::Console),
 ];
 

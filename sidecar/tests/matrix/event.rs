@@ -69,7 +69,6 @@ impl Event {
                 "At once, unless {prefill-max-retries} or {prefill-failure-policy} allow more."
             }
             Self::PrefillIsAway => "At once if the connection is refused, else after {connect-timeout}.",
-            Self::PrefillBreaksOff => "At once.",
             Self::PrefillTalksNonsense => {
                 "At once, but with `sglang`, whose prefill answers may be anything: there the decode engine's own wait for KV is the bound \
                  (SGLang: 300 s), or {decode-stall-timeout}."
@@ -82,7 +81,9 @@ impl Event {
                 "At once; one that hangs is given up after 5 s. SGLang's is asked by the decode engine, which tells of it in its answer."
             }
             Self::DecodeIsAway => "At once: the decode engine is in the same pod, so its port refuses.",
-            Self::DecodeFails | Self::DecodeBreaksOff => "At once.",
+            Self::PrefillBreaksOff | Self::DecodeFails | Self::DecodeBreaksOff | Self::StreamBreaksOff => {
+                "At once."
+            }
             Self::DecodeHangs => {
                 "After {decode-stall-timeout}, counted from when decode depends on nobody else. An SGLang prefill answers only when decode has \
                  fetched its KV, so there the limit of prefill ends both."
@@ -91,7 +92,6 @@ impl Event {
                 "At once. Where the sidecar has a number to correct in it, the answer is held until it is whole, and becomes an error; else it \
                  flows, and is cut."
             }
-            Self::StreamBreaksOff => "At once.",
             Self::StreamHangs => "After {decode-stall-timeout} without a byte.",
             Self::ReleaseIsRefused => "At once. The release is tried 4 times, and nobody waits for it.",
             Self::RequestTakesTooLong => "After {request-timeout}.",

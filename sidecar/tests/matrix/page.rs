@@ -19,7 +19,7 @@ const END: &str = "<!-- end -->\n";
 fn page() -> String {
     let world = World { variable: &|_| None, ..World::of_process() };
     let options =
-        kvferry_config::parse(&["--secure-serving=false"], &assemble::known(), &world).unwrap().options;
+        kvferry_config::parse(["--secure-serving=false"], &assemble::known(), &world).unwrap().options;
     let mut page = times(&assemble::settings(&options).unwrap().limits);
     page += &overview();
     page += "## Row by row\n\n";

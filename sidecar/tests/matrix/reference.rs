@@ -62,7 +62,8 @@ fn every_row_has_tests_and_every_test_exists() {
     let mut missing = Vec::new();
     for (file, name) in named(&page) {
         let source = std::fs::read_to_string(root.join(file)).unwrap_or_default();
-        let define = if file.ends_with(".py") { format!("def {name}(") } else { format!("fn {name}(") };
+        let is_python = Path::new(file).extension().is_some_and(|extension| extension == "py");
+        let define = if is_python { format!("def {name}(") } else { format!("fn {name}(") };
         // Tests that a macro makes are named in its list.
         if !source.contains(&define) && !source.contains(&format!("    {name}: ")) {
             missing.push(format!("{file}::{name}"));
