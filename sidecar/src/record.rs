@@ -182,6 +182,12 @@ impl Record {
         self.request_id = Some(id);
     }
 
+    /// It is not spread over two engines though a prefill engine was named: it holds several prompts.
+    pub fn stays_whole(&mut self) {
+        self.target.clear();
+        self.trace.set(attributes::REASON, "several_prompts");
+    }
+
     /// The body was read.
     pub fn read(&mut self, bytes: usize) {
         self.bytes_in = bytes;

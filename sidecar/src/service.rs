@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::exchange::{self, AnswerBody, LegRequest};
 use crate::passthrough::{self, Passthrough, Payload};
 use crate::record::Record;
+use crate::request::batch::has_several_prompts;
 use crate::request::headers::{
     Routing, ensure_host, ensure_request_id, forwarded_for, one_request_id, strip_hop_by_hop, unshared,
 };
@@ -102,7 +103,7 @@ async fn intercept(
     if let Some(first) = routing.prefill.first() {
         record.target.clone_from(first);
     }
-    let targets = targets::prefill(worker, &routing.prefill)?;
+    let mut targets = targets::prefill(worker, &routing.prefill)?;
     if let Some(rank) = targets::rank(worker, &arrived.rank, routing.data_parallel.as_deref())? {
         arrived.rank = rank;
     }
@@ -140,6 +141,12 @@ async fn intercept(
     if api == Api::Responses {
         stateful::check(&intake)?;
     }
+    if !settings.connector.takes_several_prompts() && has_several_prompts(api, &intake) {
+        targets.clear();
+        kv_source = None;
+        record.stays_whole();
+    }
+    let staged = !targets.is_empty() || kv_source.is_some() || encode.is_some();
     let method = head.method;
     let pass_read = |headers, body, rank, path_and_query, interim| {
         let body = Payload::Read(body);

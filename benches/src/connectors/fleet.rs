@@ -7,7 +7,7 @@ use std::rc::Rc;
 use super::chat;
 use super::collector::Collector;
 use super::engine::{Engine, Kind};
-use super::sides::{BASE, BIDIRECTIONAL, Behind, MOONCAKE, PUSH, SIDES, Side, Traces};
+use super::sides::{BASE, BIDIRECTIONAL, Behind, MOONCAKE, PUSH, Side, Traces};
 use crate::Result;
 use crate::cli::ConnectorsArgs;
 use crate::load::Job;
@@ -50,16 +50,11 @@ struct Pair {
 }
 
 impl Fleet {
-    /// Starts the engines, and the sidecars of the sides whose name contains what `--only` says.
+    /// Starts the engines and the sidecars.
     ///
     /// # Errors
     /// When one of them cannot be started; the others are ended.
-    pub(super) async fn start(arguments: &ConnectorsArgs, logs: &Path) -> Result<Self> {
-        let wanted = |side: &&Side| arguments.only.as_deref().is_none_or(|text| side.name.contains(text));
-        let sides: Vec<Side> = SIDES.iter().filter(wanted).copied().collect();
-        if sides.is_empty() {
-            return Err("no side's name contains what --only asks for".into());
-        }
+    pub(super) async fn start(arguments: &ConnectorsArgs, sides: &[Side], logs: &Path) -> Result<Self> {
         let mut processes = Vec::new();
         let emulators = Pair {
             prefill: emulator("prefill", &arguments.emulator, 0, logs, &mut processes).await?,
@@ -88,24 +83,19 @@ impl Fleet {
         Ok(Self { processes, sidecars, pushes, offers, bootstrap })
     }
 
-    /// Whether the engines, and what stands around them, saw of a side what it is there for. A figure of a side that did
-    /// something else says nothing.
-    pub(super) fn seen(&self, sidecar: &Sidecar) -> std::result::Result<(), String> {
-        let seen = match sidecar.side.name {
-            MOONCAKE => self.bootstrap.counted(),
-            PUSH => self.offers.counted(),
-            BIDIRECTIONAL => self.pushes.counted(),
-            _ => sidecar.collector.as_ref().map_or(1, Collector::taken),
+    /// Sides of which the engines, and what stands around them, have not seen what they are there for. A figure of a side
+    /// that did something else says nothing.
+    pub(super) fn unseen(&self) -> Vec<String> {
+        let unseen = |sidecar: &Sidecar| {
+            let (seen, what) = match sidecar.side.name {
+                MOONCAKE => (self.bootstrap.counted(), "no question came to the bootstrap server"),
+                PUSH => (self.offers.counted(), "no decode leg came before prefill had answered"),
+                BIDIRECTIONAL => (self.pushes.counted(), "no prefill leg carried what decode had offered"),
+                _ => (sidecar.collector.as_ref()?.taken(), "no span came to the collector"),
+            };
+            (seen == 0).then(|| format!("{}: {what}", sidecar.side.name))
         };
-        if seen > 0 {
-            return Ok(());
-        }
-        Err(match sidecar.side.name {
-            MOONCAKE => "no question came to the bootstrap server".to_owned(),
-            PUSH => "no decode leg came before prefill had answered".to_owned(),
-            BIDIRECTIONAL => "no prefill leg carried what decode had offered".to_owned(),
-            _ => "no span came to the collector".to_owned(),
-        })
+        self.sidecars.iter().filter_map(unseen).collect()
     }
 
     /// Ends everything, the sidecars before the engines.

@@ -35,6 +35,10 @@ use sides::{Side, Traces};
 /// How long and how often is measured.
 #[derive(Debug, Clone, Copy)]
 struct Plan {
+    /// How often all processes are started anew: two processes of the same program differ by a per cent or two, by where
+    /// their memory happens to lie.
+    lives: usize,
+    /// Rounds in each life.
     rounds: usize,
     /// A window of a connector.
     connectors: Duration,
@@ -42,12 +46,12 @@ struct Plan {
     telemetry: Duration,
 }
 
-/// Enough rounds for the median to lie within a per cent or so of the next run's; under five minutes.
+/// Enough for medians to lie within a per cent or so of the next run's; under five minutes.
 const FULL: Plan =
-    Plan { rounds: 15, connectors: Duration::from_millis(500), telemetry: Duration::from_secs(1) };
+    Plan { lives: 5, rounds: 3, connectors: Duration::from_millis(500), telemetry: Duration::from_secs(1) };
 
 /// A look.
-const QUICK: Plan = Plan { rounds: 3, ..FULL };
+const QUICK: Plan = Plan { lives: 1, ..FULL };
 
 impl Plan {
     fn window(&self, side: &Side) -> Duration {
@@ -96,24 +100,22 @@ pub async fn run(arguments: &ConnectorsArgs) -> Result<()> {
     for note in &notes {
         println!("note: {note}");
     }
-    let fleet = Fleet::start(arguments, &logs).await?;
-    let measured = measure_all(&fleet, plan).await;
-    let failures: Vec<String> = fleet
-        .sidecars
-        .iter()
-        .filter_map(|sidecar| Some(format!("{}: {}", sidecar.side.name, fleet.seen(sidecar).err()?)))
+    let sides = sides::wanted(arguments.only.as_deref())?;
+    let mut measured: Vec<(Side, Vec<Pair>)> = sides.iter().map(|side| (*side, Vec::new())).collect();
+    let mut failures = Vec::new();
+    for life in 0..plan.lives {
+        println!("life {} of {}", life + 1, plan.lives);
+        let fleet = Fleet::start(arguments, &sides, &logs).await?;
+        for round in 0..plan.rounds {
+            measure_round(&fleet, plan, round, &mut measured).await?;
+        }
+        failures.extend(fleet.unseen());
+        fleet.stop().await;
+    }
+    let lines: Vec<Line> = measured
+        .into_iter()
+        .filter_map(|(side, pairs)| Some(Line { side, cost: Cost::of(&pairs)? }))
         .collect();
-    let lines: Vec<Line> = match &measured {
-        Ok(measured) => fleet
-            .sidecars
-            .iter()
-            .zip(measured)
-            .filter_map(|(sidecar, pairs)| Some(Line { side: sidecar.side, cost: Cost::of(pairs)? }))
-            .collect(),
-        Err(_) => Vec::new(),
-    };
-    fleet.stop().await;
-    measured?;
     print!("{}", report::table(&lines));
     let picture = plot::svg(&lines, &format!("{}, {} cores, {date}", machine.cpu, machine.cores));
     let results = Results {
@@ -136,20 +138,23 @@ pub async fn run(arguments: &ConnectorsArgs) -> Result<()> {
     }
 }
 
-/// Every side in every round, every other round backwards, so that nobody always comes after the same neighbour.
-async fn measure_all(fleet: &Fleet, plan: Plan) -> Result<Vec<Vec<Pair>>> {
-    let mut measured = vec![Vec::new(); fleet.sidecars.len()];
-    for round in 0..plan.rounds {
-        println!("round {} of {}", round + 1, plan.rounds);
-        let mut order: Vec<_> = fleet.sidecars.iter().zip(&mut measured).collect();
-        if round % 2 == 1 {
-            order.reverse();
-        }
-        for (sidecar, pairs) in order {
-            pairs.push(measure::pair(sidecar, plan.window(&sidecar.side)).await?);
-        }
+/// Every side once, in every other round backwards, so that nobody always comes after the same neighbour.
+async fn measure_round(
+    fleet: &Fleet,
+    plan: Plan,
+    round: usize,
+    measured: &mut [(Side, Vec<Pair>)],
+) -> Result<()> {
+    let mut order: Vec<_> = measured.iter_mut().collect();
+    if round % 2 == 1 {
+        order.reverse();
     }
-    Ok(measured)
+    for (side, pairs) in order {
+        let sidecar = fleet.sidecars.iter().find(|sidecar| sidecar.side.name == side.name);
+        let sidecar = sidecar.ok_or("every side has a sidecar")?;
+        pairs.push(measure::pair(sidecar, plan.window(side)).await?);
+    }
+    Ok(())
 }
 
 fn named(line: &Line) -> (String, f64) {

@@ -9,7 +9,7 @@ use crate::svg::INFALLIBLE;
 
 /// What the figures are, in words; they stand in the JSON too.
 pub(super) fn explain(plan: Plan) -> String {
-    let Plan { rounds, connectors, telemetry } = plan;
+    let Plan { lives, rounds, connectors, telemetry } = plan;
     let seconds = |length: Duration| length.as_secs_f64();
     format!(
         "CPU time (user and system, all threads) of the sidecar's process for each request, over that of a sidecar with \
@@ -17,7 +17,7 @@ pub(super) fn explain(plan: Plan) -> String {
          leg, decode leg, an answer in one piece, engines without think time. {CLIENTS} clients in a closed loop on kept \
          connections, each in a chat of two turns, now with the side and now with the base. All that a side does is in it: mooncake's question once a second, a \
          scrape a second, the export of spans. What engines do is not. Windows are {} s for connectors and {} s for \
-         telemetry; a figure is the median of {rounds} rounds.",
+         telemetry; a figure is the median of {rounds} rounds in each of {lives} lives of all processes.",
         seconds(connectors),
         seconds(telemetry),
     )

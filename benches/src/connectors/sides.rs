@@ -2,6 +2,8 @@
 //!
 //! A connector that is not here is not measured: a new one needs a line.
 
+use crate::Result;
+
 /// What a connector may cost, of `nixlv2` serial's CPU time for each request.
 const CONNECTOR: f64 = 1.10;
 
@@ -119,11 +121,34 @@ pub(super) const SIDES: [Side; 15] = [
     telemetry("traces_console", "10% of traces, to the log", false, Traces::Console),
 ];
 
+/// The sides whose name contains what is asked for.
+///
+/// # Errors
+/// There is none.
+pub(super) fn wanted(only: Option<&str>) -> Result<Vec<Side>> {
+    let wanted: Vec<Side> =
+        SIDES.into_iter().filter(|side| only.is_none_or(|text| side.name.contains(text))).collect();
+    if wanted.is_empty() {
+        let names: Vec<&str> = SIDES.iter().map(|side| side.name).collect();
+        return Err(
+            format!("no side's name contains what --only asks for; there are {}", names.join(", ")).into()
+        );
+    }
+    Ok(wanted)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
 
     use super::*;
+
+    #[test]
+    fn only_selects_by_part_of_the_name_and_an_empty_selection_is_an_error() {
+        assert_eq!(wanted(None).unwrap().len(), SIDES.len());
+        assert_eq!(wanted(Some("moriio")).unwrap().len(), 2);
+        assert!(wanted(Some("nothing")).unwrap_err().to_string().contains("atom"));
+    }
 
     #[test]
     fn names_are_unique_and_all_but_the_twin_have_a_goal() {

@@ -29,7 +29,7 @@ use kvferry_splice::{Chunks, Malformed};
 
 use crate::exchange;
 use crate::first_token::{self, FirstToken};
-use crate::request::{Asked, stateful};
+use crate::request::{Asked, batch, stateful};
 
 pub use bidirectional::BidirectionalOptions;
 pub use limits::PrefillLimits;
@@ -100,6 +100,11 @@ pub trait Connector: std::fmt::Debug + Send + Sync + 'static {
     /// Whether a prefill that nobody waits for may be dropped at any time without leaving KV behind. If not, it is given
     /// a moment to end, since only its answer names what it holds.
     fn cancels_at_once(&self) -> bool {
+        false
+    }
+
+    /// Whether a body with several prompts can be handed over. If not, the decode engine computes such a body itself.
+    fn takes_several_prompts(&self) -> bool {
         false
     }
 
@@ -297,6 +302,7 @@ pub fn name(name: &str) -> &'static str {
 pub fn watch(connector: &dyn Connector) -> &'static [&'static str] {
     let mut names: Vec<&'static str> = limits::WATCH.to_vec();
     names.extend(stateful::WATCH);
+    names.extend(batch::WATCH);
     names.extend(exchange::ENCODE_WATCH);
     names.push(first_token::RETURN_TOKEN_IDS);
     names.extend(connector.watch());

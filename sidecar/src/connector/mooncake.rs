@@ -37,13 +37,16 @@ const MAX_REMEMBERED: usize = 1024;
 /// How long prefill may take: by then (`VLLM_MOONCAKE_ABORT_REQUEST_TIMEOUT`) the prefill engine gives its KV up itself.
 const PATIENCE: Duration = Duration::from_secs(480);
 
+/// Whatever the operator chose: prefill must not stop at its one token by itself (an end of sequence, a stop token), since
+/// vLLM hands KV over only for requests that were cut off. `min_tokens` masks both.
+const LIMITS: PrefillLimits = PrefillLimits::Compat;
+
 /// How much of a wrong answer of the bootstrap server is told, in bytes.
 const MAX_TOLD: usize = 200;
 
 /// The connector.
 pub fn connector(options: &Options) -> Arc<dyn Connector> {
     Arc::new(Mooncake {
-        limits: options.prefill_limits,
         port: options.mooncake_bootstrap_port,
         known: Mutex::default(),
     })
@@ -51,7 +54,6 @@ pub fn connector(options: &Options) -> Arc<dyn Connector> {
 
 #[derive(Debug)]
 struct Mooncake {
-    limits: PrefillLimits,
     port: u16,
     known: Mutex<HashMap<Endpoint, Known>>,
 }
@@ -107,12 +109,6 @@ impl Connector for Mooncake {
         &[KV]
     }
 
-    /// A dropped prefill request is aborted; one that had just ended holds KV under a transfer id that is known from the
-    /// start, so it is released like any other.
-    fn cancels_at_once(&self) -> bool {
-        true
-    }
-
     fn patience(&self) -> Option<Duration> {
         Some(PATIENCE)
     }
@@ -156,7 +152,7 @@ impl Connector for Mooncake {
             remote_bootstrap_addr: format!("http://{}", self.bootstrap(target)),
             remote_engine_id: &engine.id,
         });
-        Ok(Box::new(Transfer { limits: self.limits, rank: engine.rank, prefill, decode }))
+        Ok(Box::new(Transfer { rank: engine.rank, prefill, decode }))
     }
 
     fn forget(&self, target: &Endpoint) {
@@ -210,7 +206,6 @@ fn engines(answer: &Bytes) -> Result<Arc<[Engine]>, Unusable> {
 /// One attempt.
 #[derive(Debug)]
 struct Transfer {
-    limits: PrefillLimits,
     rank: u32,
     /// The `kv_transfer_params` of either leg.
     prefill: Bytes,
@@ -219,7 +214,7 @@ struct Transfer {
 
 impl Attempt for Transfer {
     fn prefill(&self, asked: &Asked) -> Outgoing {
-        let mut leg = asked.edit(self.limits.apply(Edits::new().set(KV, self.prefill.clone()), asked));
+        let mut leg = asked.edit(LIMITS.apply(Edits::new().set(KV, self.prefill.clone()), asked));
         leg.headers.push((RANK, HeaderValue::from(self.rank)));
         leg
     }
@@ -255,7 +250,7 @@ mod tests {
     use super::*;
 
     fn mooncake() -> Mooncake {
-        Mooncake { limits: PrefillLimits::default(), port: 8998, known: Mutex::default() }
+        Mooncake { port: 8998, known: Mutex::default() }
     }
 
     fn list(id: &str) -> Arc<[Engine]> {

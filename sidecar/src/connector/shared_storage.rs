@@ -34,6 +34,11 @@ struct SharedStorage {
 }
 
 impl Connector for SharedStorage {
+    /// KV is found by its content.
+    fn takes_several_prompts(&self) -> bool {
+        true
+    }
+
     fn watch(&self) -> &'static [&'static str] {
         &[THRESHOLD]
     }

@@ -148,7 +148,7 @@ async fn a_bootstrap_server_of_no_use_is_the_prefill_pods_fault_and_no_leg_is_se
         (json_answer(200, r#"{"0":{}}"#), "names no engine"),
         (json_answer(200, "[]"), "no JSON object"),
         (json_answer(200, "never heard of it"), "never heard of it"),
-        (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{".to_vec(), "end of file"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{".to_vec(), "before its answer was complete"),
         (b"SSH-2.0-OpenSSH\r\n".to_vec(), "not HTTP"),
     ] {
         let bootstrap = Scripted::start(move |mut exchange| {

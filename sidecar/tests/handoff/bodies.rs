@@ -188,3 +188,22 @@ async fn a_real_handle_names_the_engine_that_keeps_the_kv() {
     assert_eq!(params["do_remote_prefill"], true);
     rig.end().await;
 }
+
+#[tokio::test]
+async fn a_body_with_several_prompts_goes_to_the_decode_engine_whole() {
+    for (prompt, handed_over) in
+        [(r#"[[1,2],[3]]"#, false), (r#"["a", "b"]"#, false), (r#"[[1,2]]"#, true), ("[1,2]", true)]
+    {
+        let prefill = Scripted::answering(json_answer(200, "{}")).await;
+        let decode = Scripted::answering(json_answer(200, "{}")).await;
+        let sidecar = Sidecar::start(decode.port(), &[]);
+        let body = format!(r#"{{ "model":"m", "prompt" : {prompt} ,"max_tokens":3}}"#);
+        let ask = Ask::post("/v1/completions", body.clone()).prefill(&prefill.host_port());
+        ask.send(sidecar.address()).await.ok();
+        assert_eq!(!prefill.requests().is_empty(), handed_over, "{prompt}");
+        let [leg] = &decode.requests()[..] else { panic!("one decode leg") };
+        assert_eq!(leg.text() == body, !handed_over, "{prompt}");
+        assert_eq!(leg.header("x-prefiller-host-port"), None);
+        sidecar.end().await;
+    }
+}

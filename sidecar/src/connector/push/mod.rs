@@ -123,6 +123,11 @@ impl Shared {
 }
 
 impl Connector for Push {
+    /// Every prompt registers with prefill under an id of its own.
+    fn takes_several_prompts(&self) -> bool {
+        true
+    }
+
     fn watch(&self) -> &'static [&'static str] {
         &[KV, RESPONSE_ID]
     }
