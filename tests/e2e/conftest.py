@@ -11,11 +11,7 @@ from harness import sidecar, vllm
 from harness.engine import Engine
 from harness.procs import Fleet
 from harness.sidecar import Sidecar
-from stage import Stage
-
-# The deadline of both legs together. Above what the slowest case needs on a busy machine with two cores; the tests
-# of broken engines check that nothing takes longer.
-REQUEST_TIMEOUT_S = 60
+from stage import REQUEST_TIMEOUT_S, Stage
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,9 @@ from harness.engine import USAGE, Engine, seconds_until_idle
 from harness.prom import Metrics
 from harness.sidecar import Sidecar
 
+# The deadline of both legs together. Above what the slowest case needs on a busy machine with two cores; the tests
+# of broken engines check that nothing takes longer.
+REQUEST_TIMEOUT_S = 60
 # Engines report what a step did in the step after it, or in the next report of their stats.
 METRIC_S = 5.0
 BYTES = "vllm:nixl_bytes_transferred_sum"

@@ -9,13 +9,12 @@ import time
 
 from answer import Answer
 from cases import COMPLETIONS, completion
-from conftest import REQUEST_TIMEOUT_S
 from harness import client, sidecar, vllm
 from harness.engine import seconds_until_idle
 from harness.procs import Fleet
 from harness.scripted import Front
 from harness.sidecar import PREFILL_HEADER
-from stage import BYTES, Stage
+from stage import BYTES, REQUEST_TIMEOUT_S, Stage
 
 # The deadline, and what a client needs to notice.
 ANSWERED_S = REQUEST_TIMEOUT_S + 5

@@ -63,18 +63,14 @@ impl Fleet {
         let (pushes, offers) = (Engine::start(Kind::Pushes)?, Engine::start(Kind::Offers)?);
         let own = Pair { prefill: pushes.address, decode: offers.address };
         let bootstrap = Engine::start(Kind::Bootstrap)?;
-        let pair = |behind| match behind {
-            Behind::Emulators => emulators,
-            Behind::Own => own,
-        };
         let mut sidecars = Vec::new();
-        for (behind, name) in [(Behind::Emulators, "base"), (Behind::Own, "base-of-own-engines")] {
+        let pairs = [(Behind::Emulators, "base", emulators), (Behind::Own, "base-of-own-engines", own)];
+        for (behind, name, engines) in pairs {
             let sides = sides.iter().filter(|side| side.behind == behind);
             if sides.clone().next().is_none() {
                 continue;
             }
-            let pair = pair(behind);
-            let start = Start { arguments, engines: pair, bootstrap: bootstrap.address, logs };
+            let start = Start { arguments, engines, bootstrap: bootstrap.address, logs };
             let base = start.run(Side { name, ..BASE }, vec![], &[], &mut processes).await?;
             for side in sides {
                 sidecars.push(start.side(*side, base, &mut processes).await?);

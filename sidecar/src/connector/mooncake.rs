@@ -46,10 +46,7 @@ const MAX_TOLD: usize = 200;
 
 /// The connector.
 pub fn connector(options: &Options) -> Arc<dyn Connector> {
-    Arc::new(Mooncake {
-        port: options.mooncake_bootstrap_port,
-        known: Mutex::default(),
-    })
+    Arc::new(Mooncake { port: options.mooncake_bootstrap_port, known: Mutex::default() })
 }
 
 #[derive(Debug)]

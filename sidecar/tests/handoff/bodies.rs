@@ -192,7 +192,7 @@ async fn a_real_handle_names_the_engine_that_keeps_the_kv() {
 #[tokio::test]
 async fn a_body_with_several_prompts_goes_to_the_decode_engine_whole() {
     for (prompt, handed_over) in
-        [(r#"[[1,2],[3]]"#, false), (r#"["a", "b"]"#, false), (r#"[[1,2]]"#, true), ("[1,2]", true)]
+        [("[[1,2],[3]]", false), (r#"["a", "b"]"#, false), ("[[1,2]]", true), ("[1,2]", true)]
     {
         let prefill = Scripted::answering(json_answer(200, "{}")).await;
         let decode = Scripted::answering(json_answer(200, "{}")).await;
