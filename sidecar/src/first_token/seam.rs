@@ -181,18 +181,18 @@ mod tests {
         Said::Text(said.to_owned())
     }
 
-    fn joined(rest: &str) -> Option<Verdict> {
-        Some(Verdict::Joined(Bytes::copy_from_slice(rest.as_bytes())))
+    fn joined(rest: &str) -> Verdict {
+        Verdict::Joined(Bytes::copy_from_slice(rest.as_bytes()))
     }
 
     #[test]
     fn what_the_client_has_is_cut_out_and_the_rest_stays_as_it_is() {
         let (one, two) = (event(" one", "null"), event(" two", "null"));
         let both = format!("{one}{two}");
-        assert_eq!(join(text(" one"), &[&one, &two]), (joined(""), 1));
-        assert_eq!(join(text(" one"), &[&both]), (joined(&two), 1));
+        assert_eq!(join(text(" one"), &[&one, &two]), (Some(joined("")), 1));
+        assert_eq!(join(text(" one"), &[&both]), (Some(joined(&two)), 1));
         // Half an event behind it goes on as well.
-        assert_eq!(join(text(" one"), &[&format!("{one}data: {{\"id")]), (joined("data: {\"id"), 1));
+        assert_eq!(join(text(" one"), &[&format!("{one}data: {{\"id")]), (Some(joined("data: {\"id")), 1));
         // However the stream is cut on its way.
         for at in 1..both.len() {
             let (first, second) = both.split_at(at);
@@ -206,28 +206,28 @@ mod tests {
     #[test]
     fn an_event_that_says_more_keeps_what_is_new() {
         let more = event(" one \\u00e9\\\"", "null");
-        assert_eq!(join(text(" one"), &[&more]), (joined(&event(" é\\\"", "null")), 1));
+        assert_eq!(join(text(" one"), &[&more]), (Some(joined(&event(" é\\\"", "null"))), 1));
         // The last event must be read for its finish reason.
         let last = event(" one", "\"length\"");
-        assert_eq!(join(text(" one"), &[&last]), (joined(&event("", "\"length\"")), 1));
-        assert_eq!(join(Said::Ids(vec![7]), &[&ids("[7,8]")]), (joined(&ids("[8]")), 1));
-        assert_eq!(join(Said::Ids(vec![7]), &[&ids("[7]"), &ids("[8]")]), (joined(""), 1));
+        assert_eq!(join(text(" one"), &[&last]), (Some(joined(&event("", "\"length\""))), 1));
+        assert_eq!(join(Said::Ids(vec![7]), &[&ids("[7,8]")]), (Some(joined(&ids("[8]"))), 1));
+        assert_eq!(join(Said::Ids(vec![7]), &[&ids("[7]"), &ids("[8]")]), (Some(joined("")), 1));
     }
 
     #[test]
     fn the_same_text_in_other_pieces_is_the_same() {
         let pieces = [event("", "null"), event(" o", "null"), event("ne!", "null")];
         let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
-        assert_eq!(join(text(" one"), &pieces), (joined(&event("!", "null")), 3));
+        assert_eq!(join(text(" one"), &pieces), (Some(joined(&event("!", "null"))), 3));
     }
 
     #[test]
     fn signs_of_life_are_passed_over_and_errors_are_not() {
         let one = event(" one", "null");
-        assert_eq!(join(text(" one"), &[": ping\n\n", &one]), (joined(""), 2));
-        assert_eq!(join(text(" one"), &["\n\n", &one.replace('\n', "\r\n")]), (joined(""), 2));
+        assert_eq!(join(text(" one"), &[": ping\n\n", &one]), (Some(joined("")), 2));
+        assert_eq!(join(text(" one"), &["\n\n", &one.replace('\n', "\r\n")]), (Some(joined("")), 2));
         for error in ["data: {\"error\":{\"message\":\"m\"}}\n\n", "data: {\"object\":\"error\"}\n\n"] {
-            assert_eq!(join(text(" one"), &[error]), (joined(error), 1));
+            assert_eq!(join(text(" one"), &[error]), (Some(joined(error)), 1));
         }
     }
 

@@ -13,9 +13,9 @@ const NOISE_PERCENT: u64 = 10;
 const NOISE_KIB: u64 = 8 * 1024;
 
 /// Under load, for each stream, KiB: a stream that flows holds one engine connection's buffers more than one that has
-/// just failed, and how many of either there are is decided by what befalls the engines in that third. Less than a
-/// stream's own memory, so a sidecar that kept the streams of one third would be far beyond it.
-const NOISE_KIB_PER_STREAM: u64 = 16;
+/// just failed, and how many of either there are is decided by what befalls the engines in that third. Half of what a
+/// stream was seen to take; what is lost for good shows at rest, where none of this is allowed for.
+const NOISE_KIB_PER_STREAM: u64 = 32;
 
 /// Connectors whose engines know no release: KV that nobody fetched stays until the engine's own limit. With offloading it
 /// is an entry of a cache; of ATOM no such request is known.
