@@ -120,7 +120,8 @@ mod tests {
     #[test]
     fn after_the_pause_one_request_tries_it_and_the_others_wait() {
         let mut breaker = breaker();
-        (0..3).for_each(|_| drop(breaker.failed(&"a", at(0))));
+        let put_aside = [0; 3].map(|_| breaker.failed(&"a", at(0)));
+        assert_eq!(put_aside, [false, false, true]);
         assert!(breaker.is_aside(&"a", at(9)));
         assert!(!breaker.is_aside(&"a", at(10)), "the one that tries");
         assert!(breaker.is_aside(&"a", at(11)), "the others");
