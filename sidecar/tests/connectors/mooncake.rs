@@ -72,7 +72,7 @@ async fn both_legs_carry_one_transfer_id_and_decode_the_engine_that_computes() {
         assert_eq!(
             prefill.text(),
             format!(
-                r#"{{"kv_transfer_params":{keep},"max_completion_tokens":1,"max_tokens": 1,"stream":false,"seed":9007199254740993 }}"#
+                r#"{{"kv_transfer_params":{keep},"max_completion_tokens":1,"max_tokens": 1 ,"min_tokens":1,"stream":false,"seed":9007199254740993 }}"#
             )
         );
         assert_eq!(

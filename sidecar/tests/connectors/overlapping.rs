@@ -402,7 +402,7 @@ async fn a_decode_engine_that_cannot_be_reached_ends_prefill() {
 #[tokio::test]
 async fn a_client_that_leaves_while_prefill_computes_ends_both_legs() {
     for pairing in ALL {
-        let rig = pairing.rig(&[]).await;
+        let rig = pairing.rig(&["--prefill-cancel-grace=50ms"]).await;
         rig.prefill.set_speeds(Speeds { prefill_rate: 10, ..Speeds::default() });
         for (n, stream) in [false, true].into_iter().enumerate() {
             let client = tokio::spawn(rig.ask(CHAT.path, CHAT.body(stream)).try_send(rig.address()));
