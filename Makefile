@@ -7,13 +7,13 @@ PYTHON := .venv/bin/python
 ENGINE ?= emulator
 BINARIES := cargo build --release -p kvferry-sidecar -p kvferry-emulator
 
-.PHONY: help setup demo test e2e bench lint soak fuzz
+.PHONY: help setup demo test e2e bench lint soak fuzz bindings
 
 help: ## this list
 	@grep -E '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1\t/' | expand -t 8
 
-setup: ## install what the machine lacks: lint tools, vLLM and NIXL for e2e, other proxies for the bench
-	@$(SETUP) base vllm peers
+setup: ## install what the machine lacks: lint tools, vLLM and NIXL for e2e, other proxies for the bench, UCX and NIXL for tests
+	@$(SETUP) base vllm peers fabric
 
 demo: ## one request across two engines, drawn in the terminal; ENGINE=vllm for real engines
 	@$(if $(filter vllm,$(ENGINE)),$(SETUP) vllm)
@@ -30,11 +30,13 @@ e2e: ## real vLLM engines behind the sidecar; about five minutes
 	@$(BINARIES)
 	$(PYTHON) -m pytest tests/e2e -v
 
-bench: ## the sidecar beside another proxy and no proxy; table, JSON and plot in target/bench
+bench: ## the sidecar beside another proxy and no proxy, connectors beside each other; tables, JSON, plots in target/bench
 	@$(SETUP) peers
 	cargo build --release -p kvferry-bench -p kvferry-sidecar -p kvferry-emulator
 	target/release/kvferry-bench proxy --sidecar target/release/kvferry-sidecar \
 	  --emulator target/release/kvferry-emulator --router .venv-peers/bin/vllm-router --out target/bench
+	target/release/kvferry-bench connectors --sidecar target/release/kvferry-sidecar \
+	  --emulator target/release/kvferry-emulator --out target/bench
 	target/release/kvferry-bench client --emulator target/release/kvferry-emulator --out target/bench
 
 lint: ## formatting and lints, Rust and Python
@@ -50,3 +52,7 @@ soak: ## minutes of 2,000 streams over engines that fail at random; SOAK_SECONDS
 
 fuzz: ## a minute for each fuzz target, guided by coverage; FUZZ_SECONDS
 	@bash tests/fuzz/run.sh
+
+bindings: ## write the generated half of ffi/ anew from the headers of UCX and NIXL
+	@$(SETUP) fabric bindings
+	@bash ffi/bindings.sh

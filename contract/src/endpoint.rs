@@ -4,6 +4,10 @@ use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
 
+/// Longest zone of an IPv6 address that is taken, in bytes. Linux names interfaces in at most 15, and the few systems with
+/// longer names stay below this.
+const MAX_ZONE: usize = 64;
+
 /// An engine's address: a host name, an IPv4 address or a bracketed IPv6 address, with a port from 1 to 65535.
 ///
 /// A leading `http://` is tolerated and cut, since schedulers were seen to send it; any other scheme is refused,
@@ -63,8 +67,14 @@ impl FromStr for Endpoint {
             Some(rest) => {
                 let address = rest.strip_suffix(']').ok_or(EndpointError::BadHost)?;
                 // A zone (`%eth0`) is legal in a link-local address and kept for the resolver.
-                let bare = address.split('%').next().unwrap_or(address);
+                let (bare, zone) = match address.split_once('%') {
+                    Some((bare, zone)) => (bare, Some(zone)),
+                    None => (address, None),
+                };
                 bare.parse::<Ipv6Addr>().map_err(|_| EndpointError::BadHost)?;
+                if !zone.is_none_or(is_zone) {
+                    return Err(EndpointError::BadHost);
+                }
                 address
             }
             None if host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_')) => {
@@ -74,6 +84,13 @@ impl FromStr for Endpoint {
         };
         Ok(Self { host: host.into(), port })
     }
+}
+
+/// Whether a text may name a zone: the unreserved characters of RFC 6874, none of them escaped. Whoever prints the endpoint
+/// into a header, a log line or a command then needs no escaping either.
+fn is_zone(text: &str) -> bool {
+    let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+    (1..=MAX_ZONE).contains(&text.len()) && text.bytes().all(unreserved)
 }
 
 impl fmt::Display for Endpoint {
@@ -116,6 +133,19 @@ mod tests {
             let endpoint: Endpoint = text.parse().unwrap();
             assert_eq!((endpoint.host(), endpoint.port()), (host, port), "{text}");
             assert_eq!(endpoint.to_string(), printed);
+        }
+    }
+
+    #[test]
+    fn a_zone_is_the_name_of_an_interface_and_nothing_else() {
+        let parse = |zone: &str| format!("[fe80::1%{zone}]:80").parse::<Endpoint>();
+        let longest = "z".repeat(MAX_ZONE);
+        for zone in ["eth0", "1", "br-lan.7", "a_b~c", &longest] {
+            assert_eq!(parse(zone).unwrap().to_string(), format!("[fe80::1%{zone}]:80"));
+        }
+        let longer = "z".repeat(MAX_ZONE + 1);
+        for zone in ["", "a b", "b@c", "c/d", "%eth0", "25eth0%", "a]", "a\0", "a\r\nb", "\u{e9}", &longer] {
+            assert_eq!(parse(zone), Err(EndpointError::BadHost), "{zone:?}");
         }
     }
 

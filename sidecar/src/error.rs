@@ -62,6 +62,13 @@ pub enum Broken {
     Other(String),
 }
 
+impl Broken {
+    /// Whether no connection came about.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Resolve(_) | Self::Refused | Self::ConnectTimeout | Self::Connect(_))
+    }
+}
+
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -248,13 +255,7 @@ impl Error {
 
     /// Whether no connection to the leg's engine could be made.
     pub fn is_unreachable(&self) -> bool {
-        matches!(
-            self,
-            Self::LegBroken {
-                how: Broken::Resolve(_) | Broken::Refused | Broken::ConnectTimeout | Broken::Connect(_),
-                ..
-            }
-        )
+        matches!(self, Self::LegBroken { how, .. } if how.is_unreachable())
     }
 
     /// Whether the same request may succeed when sent again.

@@ -24,5 +24,6 @@ mod service;
 pub mod signals;
 mod targets;
 mod upstream;
+mod vitals;
 mod warmup;
 pub mod worker;

@@ -24,6 +24,7 @@ use crate::inflight::Table;
 use crate::logging::{Dropped, Level, Log};
 use crate::server::Server;
 use crate::upstream::Tallies;
+use crate::vitals::Vitals;
 use crate::warmup::WarmUp;
 use crate::worker::Settings;
 
@@ -63,6 +64,7 @@ struct Serving {
     ledger: Ledger,
     tables: Vec<Table>,
     connections: Arc<AtomicUsize>,
+    vitals: Vitals,
 }
 
 impl Operator {
@@ -112,6 +114,7 @@ impl Operator {
             ledger: server.ledger().clone(),
             tables: server.tables().to_vec(),
             connections: server.connection_count(),
+            vitals: server.vitals().clone(),
         };
         let _ = self.view.serving.set(serving);
     }
@@ -161,7 +164,7 @@ impl Source for View {
     }
 
     fn broken(&self) -> Option<String> {
-        None
+        self.serving.get().and_then(|serving| serving.vitals.trouble())
     }
 
     fn in_flight(&self, most: usize) -> InFlight {

@@ -1,5 +1,6 @@
-//! The transparent way to the decode engine: bodies stream unread in both directions, upgrades leave HTTP, and only
-//! hop-by-hop and routing headers are touched (spec/sidecar.md 2.2).
+//! The transparent way to the decode engine: bodies pass unread in both directions, upgrades leave HTTP, and only
+//! hop-by-hop and routing headers are touched (spec/sidecar.md 2.2). Which requests survive a connection that the engine
+//! closed in that very moment: see [`crate::upstream`]'s `send`.
 
 use std::sync::Arc;
 
@@ -15,12 +16,17 @@ use kvferry_splice::Chunks;
 
 use crate::downstream::Interim;
 use crate::error::Error;
-use crate::exchange::{self, AnswerBody};
+use crate::exchange::AnswerBody;
 use crate::record::Record;
-use crate::request::headers::{asks_upgrade, strip_hop_by_hop, strip_hop_by_hop_response};
+use crate::request::headers::{asks_upgrade, strip_hop_by_hop};
+use crate::request::intake::{gather, linger};
 use crate::respond;
 use crate::upstream::LegBody;
 use crate::worker::{Rank, Worker};
+
+/// Bodies up to this many bytes are read before they are sent, so that they can be sent twice. Most prompts are smaller, and
+/// arrive with their heads or right behind; larger ones stream, and never lie here.
+const SMALL_BODY: u64 = 64 * 1024;
 
 /// A body that is passed on.
 pub enum Payload {
@@ -48,7 +54,7 @@ pub struct Passthrough {
     pub interim: Option<Interim>,
 }
 
-/// Passes a request to the decode engine and its answer back. `record`: for intercepted routes, which are logged.
+/// Passes a request to the decode engine and its answer back. `record`: if anybody wants to know of it.
 pub async fn pass(
     worker: &Arc<Worker>,
     from: Passthrough,
@@ -61,9 +67,9 @@ pub async fn pass(
     headers.remove(EXPECT);
     let decoder = &from.rank.decoder;
     if let Some(record) = &mut record {
-        record.passes();
-        record.trace().inject(&mut headers);
+        record.passes(&from.method, decoder, &mut headers);
     }
+    let repeatable = record.as_ref().is_some_and(Record::is_intercepted) || from.method.is_idempotent();
     let make = |headers: HeaderMap, body: LegBody| {
         let mut request = Request::new(body);
         *request.method_mut() = from.method.clone();
@@ -79,8 +85,22 @@ pub async fn pass(
             headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
             worker.legs.decode.send(decoder, || make(headers.clone(), LegBody::from(body.clone()))).await
         }
-        Payload::Client(body) if body.is_end_stream() => {
+        Payload::Client(body) if repeatable && body.is_end_stream() => {
             worker.legs.decode.send(decoder, || make(headers.clone(), LegBody::empty())).await
+        }
+        Payload::Client(mut body) if repeatable && is_small(&body) => {
+            match gather(&mut body, worker.settings.body_patience).await {
+                Ok(body) => {
+                    worker.legs.decode.send(decoder, || make(headers.clone(), body.clone().into())).await
+                }
+                Err(error) => {
+                    worker.in_background(linger(body));
+                    if let Some(record) = &mut record {
+                        record.failed(&error);
+                    }
+                    return respond::error(&error);
+                }
+            }
         }
         Payload::Client(body) => {
             worker.legs.decode.send_once(decoder, make(headers, LegBody::from(body))).await
@@ -97,16 +117,14 @@ pub async fn pass(
         }
     };
 
-    let response = sent.response;
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return upgrade(worker, from.upgrade, response);
+    if sent.response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return upgrade(worker, from.upgrade, sent.response, record);
     }
-    let (mut head, body) = response.into_parts();
-    strip_hop_by_hop_response(&mut head.headers);
-    if let Some(record) = &mut record {
-        record.answer_begins(head.status.as_u16(), exchange::is_event_stream(&head.headers));
-    }
-    Response::from_parts(head, AnswerBody::plain(body, sent.lease, record))
+    AnswerBody::plain(sent, Leg::Decode, record).await
+}
+
+fn is_small(body: &Incoming) -> bool {
+    body.size_hint().exact().is_some_and(|size| size <= SMALL_BODY)
 }
 
 /// Joins the two connections once both have left HTTP.
@@ -114,7 +132,11 @@ fn upgrade(
     worker: &Arc<Worker>,
     client: OnUpgrade,
     mut response: Response<Incoming>,
+    mut record: Option<Record>,
 ) -> Response<AnswerBody> {
+    if let Some(record) = &mut record {
+        record.answer_begins(StatusCode::SWITCHING_PROTOCOLS.as_u16(), false);
+    }
     let engine = hyper::upgrade::on(&mut response);
     worker.in_background(async move {
         let (Ok(client), Ok(engine)) = tokio::join!(client, engine) else {
@@ -122,6 +144,9 @@ fn upgrade(
         };
         // Either side ending is the end of the conversation; there is nobody left to tell about errors.
         let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(engine)).await;
+        if let Some(record) = &mut record {
+            record.outcome = "ok";
+        }
     });
     let (head, _) = response.into_parts();
     Response::from_parts(head, AnswerBody::full(bytes::Bytes::new()))

@@ -7,20 +7,20 @@
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use kvferry_contract::Endpoint;
 use kvferry_metrics::{Busy, Direction, Metrics, Place, Running, Stage, Tokens};
-use kvferry_traces::{RequestTrace, Span, Work, attributes};
+use kvferry_traces::{RequestTrace, Span, TraceIdText, Work, attributes};
 
 use crate::error::{Error, Fault};
 use crate::inflight::Present;
 use crate::request::route::Api;
 use crate::worker::Worker;
 
-/// What is measured of one intercepted request.
+/// What is measured of one request. One that no API of ours is for is only traced.
 #[derive(Debug)]
 pub struct Record {
-    api: Api,
+    api: Option<Api>,
     started: Instant,
     metrics: Metrics,
     log: bool,
@@ -42,6 +42,12 @@ pub struct Record {
     decode: Option<Leg>,
     /// No prefill is outstanding: how the decode leg ends from here on is decode's matter.
     decode_has_its_turn: bool,
+    /// The decode engine's part in a request that passes. Before `trace`, so that it ends first.
+    passed: Span,
+    /// Why it is not spread over two engines, if it is not.
+    reason: &'static str,
+    /// The decode engine is one of several ranks.
+    data_parallel: bool,
     /// Between legs, or passed through.
     busy: Option<Busy>,
     tokens: Option<Tokens>,
@@ -54,8 +60,13 @@ pub struct Record {
     /// Prompt tokens that prefill had cached.
     pub cached_tokens: Option<u64>,
     trace: RequestTrace,
-    present: Present,
+    present: Option<Present>,
 }
+
+/// Headers that a leg has on top of the client's.
+pub trait Added: Extend<(HeaderName, HeaderValue)> {}
+
+impl<T: Extend<(HeaderName, HeaderValue)>> Added for T {}
 
 /// The encoder stage while it runs. Dropping it means that it failed.
 #[derive(Debug)]
@@ -68,7 +79,7 @@ pub struct Encoding {
 impl Encoding {
     /// One request to an encoder; `headers` become its.
     pub fn request(&self, encoder: &Endpoint, headers: &mut HeaderMap) -> Span {
-        let client = self.span.client(encoder.host(), encoder.port());
+        let client = self.span.client(&Method::POST, encoder.host(), encoder.port());
         client.inject(headers);
         client
     }
@@ -112,26 +123,45 @@ impl Record {
 
     /// A request that arrived now.
     pub fn new(worker: &Worker, api: Api, headers: &HeaderMap) -> Self {
+        let settings = &worker.settings;
         let metrics = worker.metrics.clone();
         metrics.request(api.metric());
-        let mut trace = worker.traces.request(headers, &http::Method::POST, api.path());
+        let mut trace = worker.traces.request(headers, &Method::POST, api.path());
         trace.forward();
-        trace.set(attributes::CONNECTOR, worker.settings.connector_name);
-        trace.set(attributes::KV_CONNECTOR, worker.settings.connector_name);
+        trace.set(attributes::CONNECTOR, settings.connector_name);
+        trace.set(attributes::KV_CONNECTOR, settings.connector_name);
+        if let Some(encode) = settings.encode {
+            trace.set(attributes::EC_CONNECTOR, encode.name());
+        }
         trace.set(attributes::REQUEST_PATH, api.path());
-        Self::begin(worker, api, metrics, trace, worker.settings.request_log)
+        trace.set(attributes::OPENAI_API, api.label());
+        let started = Instant::now();
+        let mut record = Self::begin(worker, started, metrics, trace, settings.request_log);
+        record.appears(worker, api);
+        record
+    }
+
+    /// A request for the decode engine alone, whatever it is. `None`: nobody wants to know of it.
+    pub fn unread(worker: &Worker, method: &Method, path: &str, headers: &HeaderMap) -> Option<Self> {
+        let trace = worker.traces.is_on().then(|| worker.traces.request(headers, method, path))?;
+        Some(Self::begin(worker, Instant::now(), nobody(), trace, false))
     }
 
     /// A request of our own that arrived now: nobody is told of it.
     pub fn quiet(worker: &Worker, api: Api) -> Self {
-        static NOBODY: LazyLock<Metrics> = LazyLock::new(|| Metrics::new(&[], &[]));
-        Self::begin(worker, api, NOBODY.clone(), RequestTrace::default(), false)
+        let mut record = Self::begin(worker, Instant::now(), nobody(), RequestTrace::default(), false);
+        record.appears(worker, api);
+        record
     }
 
-    fn begin(worker: &Worker, api: Api, metrics: Metrics, trace: RequestTrace, log: bool) -> Self {
-        let started = Instant::now();
+    fn appears(&mut self, worker: &Worker, api: Api) {
+        self.api = Some(api);
+        self.present = Some(worker.in_flight.enter(api, self.started, Place::Passthrough));
+    }
+
+    fn begin(worker: &Worker, started: Instant, metrics: Metrics, trace: RequestTrace, log: bool) -> Self {
         Self {
-            api,
+            api: None,
             started,
             metrics,
             log,
@@ -146,6 +176,9 @@ impl Record {
             decode_sent: None,
             decode: None,
             decode_has_its_turn: false,
+            passed: Span::default(),
+            reason: attributes::NO_PREFILL_HEADER,
+            data_parallel: worker.settings.ranks.len() > 1,
             busy: None,
             tokens: None,
             first_byte: None,
@@ -154,13 +187,21 @@ impl Record {
             bytes_out: 0,
             cached_tokens: None,
             trace,
-            present: worker.in_flight.enter(api, started, Place::Passthrough),
+            present: None,
         }
     }
 
+    /// Whether the request is one that may be spread over several engines.
+    pub fn is_intercepted(&self) -> bool {
+        self.api.is_some()
+    }
+
     /// The request's API.
+    ///
+    /// # Panics
+    /// Nobody knows it: the request passes [unread](Self::unread).
     pub fn api(&self) -> Api {
-        self.api
+        self.api.expect("only requests of an API that is known are looked into")
     }
 
     /// Its metrics.
@@ -168,30 +209,49 @@ impl Record {
         &self.metrics
     }
 
-    /// Its trace.
-    pub fn trace(&mut self) -> &mut RequestTrace {
-        &mut self.trace
-    }
-
     /// The id that both legs carry. Give it a value that keeps nothing else alive.
     pub fn request_id(&mut self, id: HeaderValue) {
         if self.trace.is_recorded() {
             self.trace.set_text(attributes::REQUEST_ID, id.to_str().unwrap_or_default());
         }
-        self.present.id(&id);
+        if let Some(present) = &self.present {
+            present.id(&id);
+        }
         self.request_id = Some(id);
     }
 
     /// It is not spread over two engines though a prefill engine was named: it holds several prompts.
     pub fn stays_whole(&mut self) {
         self.target.clear();
-        self.trace.set(attributes::REASON, "several_prompts");
+        self.reason = attributes::SEVERAL_PROMPTS;
+    }
+
+    /// The routing headers name these engines; so many of the encoders may be used.
+    pub fn routed(&mut self, prefill: &[String], encoders: &[String], allowed: usize) {
+        if let Some(first) = prefill.first() {
+            self.target.clone_from(first);
+            self.trace.set(attributes::PREFILL_CANDIDATES, count(prefill.len()));
+        }
+        if !encoders.is_empty() {
+            self.trace.set(attributes::ENCODER_CANDIDATES, count(encoders.len()));
+            self.trace.set(attributes::ENCODER_ALLOWED, count(allowed));
+            self.trace.set(attributes::ENCODE_DISAGGREGATION_USED, false);
+        }
+    }
+
+    /// A part of its KV may be pulled from this engine.
+    pub fn pulls_from(&mut self, source: &Endpoint) {
+        if self.trace.is_recorded() {
+            self.trace.set(attributes::KV_CACHE_SOURCE, source.to_string());
+        }
     }
 
     /// The body was read.
     pub fn read(&mut self, bytes: usize) {
         self.bytes_in = bytes;
-        self.present.bytes(bytes as u64, 0);
+        if let Some(present) = &self.present {
+            present.bytes(bytes as u64, 0);
+        }
     }
 
     /// The request goes to this prefill engine.
@@ -199,24 +259,28 @@ impl Record {
         self.target = target.to_string();
         self.trace.set(attributes::DISAGGREGATION_USED, true);
         self.trace.set_text(attributes::PREFILL_TARGET, &self.target);
-        self.present.target(target);
+        if let Some(present) = &self.present {
+            present.target(target);
+        }
     }
 
-    /// The request passes to the decode engine.
-    pub fn passes(&mut self) {
-        self.trace.set(attributes::DISAGGREGATION_USED, false);
-        self.trace.set(attributes::REASON, attributes::NO_PREFILL_HEADER);
+    /// The request passes to the decode engine; `headers` become its.
+    pub fn passes(&mut self, method: &Method, decoder: &Endpoint, headers: &mut HeaderMap) {
+        if self.api.is_some() {
+            self.trace.set(attributes::DISAGGREGATION_USED, false);
+            self.trace.set(attributes::REASON, self.reason);
+        }
+        self.passed = self.trace.client(method, decoder.host(), decoder.port());
+        self.passed.inject(headers);
         self.busy = Some(self.metrics.enter(Place::Passthrough));
         self.decode_sent = Some(Instant::now());
     }
 
     /// Encoders are asked for the request's parts.
     pub fn encode_begins(&mut self, parts: usize, encoders: usize) -> Encoding {
-        let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.trace.set(attributes::ENCODE_DISAGGREGATION_USED, true);
         self.trace.set(attributes::ENCODER_COUNT, count(parts.min(encoders)));
-        self.trace.set(attributes::ENCODER_ALLOWED, count(encoders));
-        self.present.move_to(Place::Encode);
+        self.moves_to(Place::Encode);
         Encoding { running: self.metrics.start(Stage::Encode), span: self.trace.span(Work::Encode) }
     }
 
@@ -232,11 +296,11 @@ impl Record {
     }
 
     /// The prefill leg is sent; `headers` become its.
-    pub fn prefill_sent(&mut self, target: &Endpoint, headers: &mut HeaderMap, bytes: usize) {
+    pub fn prefill_sent(&mut self, target: &Endpoint, headers: &mut impl Added, bytes: usize) {
         let leg = self.leg(Stage::Prefill, Work::Prefill, target, headers);
         self.prefill = Some(leg);
         self.metrics.bytes(Direction::ToPrefill, bytes as u64);
-        self.present.move_to(Place::Prefill);
+        self.moves_to(Place::Prefill);
     }
 
     /// The prefill leg answered with this status, or failed with this code.
@@ -244,11 +308,15 @@ impl Record {
         self.prefill_took = Some(took);
         // A failed one hands nothing over.
         self.prefill_answered = end.is_ok_and(|status| status < 400).then(Instant::now);
+        if let Some(sent) = self.decode_sent.filter(|_| self.decode.is_some()) {
+            self.trace.set(attributes::PARALLEL_WINDOW_MS, ms(sent.elapsed()));
+        }
         let Some(mut leg) = self.prefill.take() else { return };
         match end {
             Ok(status) => {
                 leg.answered(status);
                 leg.span.set(attributes::PREFILL_STATUS_CODE, i64::from(status));
+                leg.span.set(attributes::PREFILL_LEG_DURATION_MS, ms(took));
                 if status < 400 { leg.running.served() } else { leg.running.failed() }
             }
             Err(code) => leg.failed(code),
@@ -263,21 +331,39 @@ impl Record {
     }
 
     /// The decode leg is sent; `headers` become its.
-    pub fn decode_sent(&mut self, target: &Endpoint, headers: &mut HeaderMap) {
+    pub fn decode_sent(&mut self, target: &Endpoint, headers: &mut impl Added) {
         self.discard_decode();
-        let leg = self.leg(Stage::Decode, Work::Decode, target, headers);
+        let mut leg = self.leg(Stage::Decode, Work::Decode, target, headers);
+        if leg.span.is_recorded() {
+            leg.span.set(attributes::DECODE_TARGET, target.to_string());
+            leg.span.set(attributes::DECODE_DATA_PARALLEL, self.data_parallel);
+            leg.span.set(attributes::DECODE_CONCURRENT, self.prefill.is_some());
+        }
+        if let Some(prefill) = &mut self.prefill {
+            prefill.span.set(attributes::PREFILL_ASYNC, true);
+            self.trace.set(attributes::CONCURRENT_PD, true);
+            self.trace.set(attributes::PARALLEL_DISPATCH, true);
+        }
         self.decode = Some(leg);
         self.decode_has_its_turn = self.prefill.is_none();
         self.decode_sent = Some(Instant::now());
-        self.present.move_to(Place::Decode);
+        self.moves_to(Place::Decode);
     }
 
-    /// The decode leg was cut into chunks of this many tokens; how many chunks, and tokens in them all.
-    pub fn decode_chunked(&mut self, size: u64, chunks: u64, tokens: u64) {
-        let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    /// The decode leg is made of chunks of at most this many tokens, for a client that reads events, or for one that does
+    /// not.
+    pub fn decode_grows(&mut self, size: u64, streaming: bool) {
+        if let Some(leg) = &mut self.decode {
+            leg.span.becomes(Work::ChunkedDecode);
+            leg.span.set(attributes::CHUNKED_CHUNK_SIZE, count(size));
+            leg.span.set(attributes::CHUNKED_STREAMING, streaming);
+        }
+    }
+
+    /// The decode leg is complete; how many chunks it took, and tokens in them all.
+    pub fn decode_grown(&mut self, chunks: u64, tokens: u64) {
         let took = self.decode_sent.map(|sent| sent.elapsed());
         if let Some(leg) = &mut self.decode {
-            leg.span.set(attributes::CHUNKED_CHUNK_SIZE, count(size));
             leg.span.set(attributes::CHUNKED_CHUNKS, count(chunks));
             leg.span.set(attributes::CHUNKED_TOTAL_TOKENS, count(tokens));
             if let Some(took) = took {
@@ -307,7 +393,8 @@ impl Record {
     /// The client's answer begins; whether it flows in events.
     pub fn answer_begins(&mut self, status: u16, streamed: bool) {
         self.status = status;
-        self.tokens = Some(Tokens::new(self.api.metric(), self.started, streamed));
+        self.tokens = self.api.map(|api| Tokens::new(api.metric(), self.started, streamed));
+        self.passed.answered(status);
         if let Some(leg) = &mut self.decode {
             leg.answered(status);
             leg.span.set(attributes::DECODE_STREAMING, streamed);
@@ -349,13 +436,21 @@ impl Record {
             tokens.passed(&self.metrics, now);
         }
         self.bytes_out += bytes;
-        self.present.bytes(self.bytes_in as u64, self.bytes_out as u64);
+        if let Some(present) = &self.present {
+            present.bytes(self.bytes_in as u64, self.bytes_out as u64);
+        }
     }
 
-    fn leg(&mut self, stage: Stage, work: Work, target: &Endpoint, headers: &mut HeaderMap) -> Leg {
+    fn moves_to(&self, place: Place) {
+        if let Some(present) = &self.present {
+            present.move_to(place);
+        }
+    }
+
+    fn leg(&mut self, stage: Stage, work: Work, target: &Endpoint, headers: &mut impl Added) -> Leg {
         let span = self.trace.span(work);
-        let client = span.client(target.host(), target.port());
-        client.inject(headers);
+        let client = span.client(&Method::POST, target.host(), target.port());
+        client.tell(headers);
         Leg { running: self.metrics.start(stage), span, client }
     }
 }
@@ -368,7 +463,10 @@ impl Drop for Record {
         if let Some(leg) = self.prefill.take() {
             leg.failed(self.outcome);
         }
-        if let Some(leg) = self.decode.take() {
+        if let Some(mut leg) = self.decode.take() {
+            if let Some(took) = decode {
+                leg.span.set(attributes::DECODE_LEG_DURATION_MS, ms(took));
+            }
             if self.outcome == "ok" { leg.running.served() } else { leg.failed(self.outcome) }
         }
         self.metrics.finished(self.outcome);
@@ -377,17 +475,18 @@ impl Drop for Record {
         if self.trace.is_recorded() {
             self.traced(total, decode);
         }
-        if !self.log {
+        let Some(api) = self.api.filter(|_| self.log) else {
             return;
-        }
+        };
+        let trace_id = self.trace.trace_id();
         let request_id = self.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default();
         let decode_first = self.decode_sent.zip(self.first_byte).filter(|_| !self.first_token_ahead);
         tracing::info!(
             request_id,
-            trace_id = self.trace.trace_id().map(tracing::field::display),
-            api = self.api.label(),
+            trace_id = trace_id.as_ref().map(TraceIdText::as_str),
+            api = api.label(),
             method = "POST",
-            path = self.api.path(),
+            path = api.path(),
             target = self.target.as_str(),
             status = self.status,
             outcome = self.outcome,
@@ -409,6 +508,19 @@ impl Drop for Record {
 impl Record {
     /// The attributes that are known at the end.
     fn traced(&mut self, total: Duration, decode: Option<Duration>) {
+        if self.api.is_some() {
+            self.took(total, decode);
+        }
+        if self.outcome != "ok" {
+            self.passed.failed(self.outcome);
+            self.trace.failed(self.outcome);
+        }
+        if self.status != 0 {
+            self.trace.answered(self.status);
+        }
+    }
+
+    fn took(&mut self, total: Duration, decode: Option<Duration>) {
         let legs = self.prefill_took.unwrap_or_default() + decode.unwrap_or_default();
         self.trace.set(attributes::TOTAL_DURATION_MS, ms(total));
         self.trace.set(attributes::COORDINATOR_OVERHEAD_MS, ms(total.saturating_sub(legs)));
@@ -421,11 +533,18 @@ impl Record {
         if let Some(sent) = self.decode_sent {
             self.trace.set(attributes::TRUE_TTFT_MS, ms(sent - self.started));
         }
-        if self.outcome != "ok" {
-            self.trace.failed(self.outcome);
-        }
-        self.trace.answered(self.status);
     }
+}
+
+/// Metrics that nobody reads.
+fn nobody() -> Metrics {
+    static NOBODY: LazyLock<Metrics> = LazyLock::new(|| Metrics::new(&[], &[]));
+    NOBODY.clone()
+}
+
+/// As attributes count.
+fn count(count: impl TryInto<i64>) -> i64 {
+    count.try_into().unwrap_or(i64::MAX)
 }
 
 /// Milliseconds, to the microsecond.

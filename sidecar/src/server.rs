@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::downstream::{self, Watchdog};
 use crate::inflight::Table;
+use crate::vitals::Vitals;
 use crate::worker::{Rank, Settings, Worker};
 
 /// Connections that wait in the kernel to be accepted. A gateway that fails over may bring thousands at once.
@@ -45,6 +46,7 @@ pub struct Server {
     drain: CancellationToken,
     abort: CancellationToken,
     threads: Vec<thread::JoinHandle<()>>,
+    vitals: Vitals,
     connections: Arc<AtomicUsize>,
 }
 
@@ -66,6 +68,7 @@ impl Server {
         let (drain, abort) = (CancellationToken::new(), CancellationToken::new());
         let ledger = Ledger::new();
         let connections = Arc::new(AtomicUsize::new(0));
+        let vitals = Vitals::default();
         let mut threads = Vec::new();
         let mut shares = Vec::new();
         let mut tables = Vec::new();
@@ -87,22 +90,27 @@ impl Server {
                 drain: drain.clone(),
                 abort: abort.clone(),
             };
-            let thread = thread::Builder::new().name(format!("worker-{index}"));
-            threads.push(thread.spawn(move || runtime.block_on(part.serve()))?);
+            let name = format!("worker-{index}");
+            let (vitals, stop, thread) =
+                (vitals.clone(), drain.clone(), thread::Builder::new().name(name.clone()));
+            threads.push(thread.spawn(move || {
+                vitals.watch(&name, || !stop.is_cancelled(), || runtime.block_on(part.serve()));
+            })?);
         }
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-        let stop = drain.clone();
-        let thread = thread::Builder::new().name("accept".to_owned());
+        let (watching, stop, thread) =
+            (vitals.clone(), drain.clone(), thread::Builder::new().name("accept".to_owned()));
         threads.push(thread.spawn(move || {
-            runtime.block_on(async {
+            let accepting = async {
                 let accepting = listeners.into_iter().map(|(listener, rank)| accept(listener, rank, &shares));
                 tokio::select! {
                     _ = futures_util::future::join_all(accepting) => {}
                     () = stop.cancelled() => {}
                 }
-            });
+            };
+            watching.watch("accept", || !stop.is_cancelled(), || runtime.block_on(accepting));
         })?);
-        Ok(Self { start, address, ledger, tables, drain, abort, threads, connections })
+        Ok(Self { start, address, ledger, tables, drain, abort, threads, vitals, connections })
     }
 
     /// Where it listens.
@@ -118,6 +126,11 @@ impl Server {
     /// The account of KV handles.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// What became of its threads.
+    pub(crate) fn vitals(&self) -> &Vitals {
+        &self.vitals
     }
 
     /// Client connections now.
@@ -189,14 +202,13 @@ async fn accept(listener: std::net::TcpListener, rank: Arc<Rank>, shares: &[Shar
                 continue;
             }
         };
-        let least = shares.iter().min_by_key(|share| share.load.load(Ordering::Relaxed));
-        let share = least.expect("there is at least one worker");
+        // A worker that is gone is told of by the process's vitals; until somebody restarts it, the others serve.
+        let there = shares.iter().filter(|share| !share.sender.is_closed());
+        let Some(share) = there.min_by_key(|share| share.load.load(Ordering::Relaxed)) else { return };
         share.load.fetch_add(1, Ordering::Relaxed);
         let accepted = Accepted { stream, client, rank: Arc::clone(&rank) };
-        if share.sender.send(accepted).await.is_err() {
-            // The worker is gone: so is the process, soon.
-            return;
-        }
+        // It fails if the worker goes in this moment, and the connection with it.
+        let _ = share.sender.send(accepted).await;
     }
 }
 

@@ -54,7 +54,11 @@ pub async fn serve(
     };
     let arrived = Arrived { head, path_and_query, body, upgrade, interim, rank };
     match intercepted {
-        None => pass(&worker, arrived, None).await,
+        None => {
+            let head = &arrived.head;
+            let record = Record::unread(&worker, &head.method, head.uri.path(), &head.headers);
+            pass(&worker, arrived, record).await
+        }
         Some(api) => {
             let mut record = Record::new(&worker, api, &arrived.head.headers);
             match intercept(&worker, arrived, &routing, &mut record).await {
@@ -100,9 +104,8 @@ async fn intercept(
 ) -> Result<Next, Error> {
     let api = record.api();
     let settings = &worker.settings;
-    if let Some(first) = routing.prefill.first() {
-        record.target.clone_from(first);
-    }
+    let encoders = targets::encoders(worker, &routing.encoders);
+    record.routed(&routing.prefill, &routing.encoders, encoders.len());
     let mut targets = targets::prefill(worker, &routing.prefill)?;
     if let Some(rank) = targets::rank(worker, &arrived.rank, routing.data_parallel.as_deref())? {
         arrived.rank = rank;
@@ -113,11 +116,13 @@ async fn intercept(
     }
     let kv_source = routing.kv_source.as_deref().filter(|_| settings.connector.pulls_from_source());
     let mut kv_source = targets::kv_source(worker, kv_source);
-    let encoders = targets::encoders(worker, &routing.encoders);
     let encode = settings.encode.filter(|_| !encoders.is_empty());
     if encode.is_some() {
         // What was encoded for this prompt is not for the engine that computed it last time.
         kv_source = None;
+    }
+    if let Some(source) = &kv_source {
+        record.pulls_from(source);
     }
     let chunk = settings.decode_chunk.filter(|_| api == Api::ChatCompletions && encode.is_none());
     let staged = !targets.is_empty() || kv_source.is_some() || encode.is_some();

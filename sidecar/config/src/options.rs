@@ -83,7 +83,7 @@ impl Options {
         let environment = Environment::read(world, warnings);
         let ports = Ports::read(values)?;
         let handoff = Handoff::read(values, known, warnings)?;
-        let shortcuts = Shortcuts::read(values)?;
+        let shortcuts = Shortcuts::read(values, &handoff, warnings)?;
         let listener = Listener::read(values, known, warnings)?;
         let legs = Legs::read(values)?;
         let destinations = Destinations::read(values, known, warnings)?;

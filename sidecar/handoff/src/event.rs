@@ -18,6 +18,9 @@ pub enum Again {
     Elsewhere,
     /// With the same engine a moment later, or with another.
     Here,
+    /// With another engine at once, or with the same a moment later: it was never reached, so nothing ran there that a
+    /// second engine would repeat.
+    Anywhere,
 }
 
 /// Why the client gets an error of ours.

@@ -414,7 +414,9 @@ impl Handoff {
         if again == Again::Never || self.is_late(now) {
             return end.into();
         }
-        if again == Again::Here && self.same_left > 0 {
+        // An engine that is away may be so for minutes, and a pause would buy nothing that another does not give at once.
+        let waits = again == Again::Here || again == Again::Anywhere && self.others_left == 0;
+        if waits && self.same_left > 0 {
             self.same_left -= 1;
             return self.stay(State::Pausing { until: now + self.recovery.pause });
         }

@@ -4,7 +4,7 @@
 //! doubling near the values one tunes for, fewer where only the order of magnitude matters.
 
 /// Most bounds that a histogram may have: its cells are a fixed array.
-pub const MAX_BOUNDS: usize = 31;
+pub const MAX_BOUNDS: usize = 35;
 
 /// Ascending upper bounds in nanoseconds.
 #[derive(Debug, Clone, Copy)]
@@ -45,25 +45,44 @@ const fn s(count: u64) -> u64 {
     ms(count * 1_000)
 }
 
-/// A whole leg. From 5 ms (a cached short prompt, a refused request) to 10 minutes (a long generation).
+/// A whole leg, from 5 ms (a cached short prompt, a refused request) to an hour. The bounds are those that all of llm-d's
+/// components have for durations of requests: legs that its sidecar measured and legs measured here can be added up.
 pub const STAGE: Buckets = Buckets::new(&[
     ms(5),
-    ms(10),
     ms(25),
     ms(50),
     ms(100),
-    ms(250),
-    ms(500),
+    ms(200),
+    ms(400),
+    ms(600),
+    ms(800),
     s(1),
-    ms(2_500),
+    ms(1_250),
+    ms(1_500),
+    s(2),
+    s(3),
+    s(4),
     s(5),
+    s(6),
+    s(8),
     s(10),
+    s(15),
     s(20),
     s(30),
+    s(45),
     s(60),
     s(120),
+    s(180),
+    s(240),
     s(300),
+    s(360),
+    s(480),
     s(600),
+    s(900),
+    s(1_200),
+    s(1_800),
+    s(2_700),
+    s(3_600),
 ]);
 
 /// Time to first token. From 5 ms (everything cached, tiny model) to 10 minutes (a long prompt behind a long queue),

@@ -28,13 +28,19 @@ pub(crate) struct Histogram {
 }
 
 /// Aligned to the pair of cache lines that processors fetch together.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[repr(align(128))]
 struct Shard {
     /// In steps of [`STEP_NANOS`].
     sum: AtomicU64,
     /// One per bound, and one beyond the last.
     counts: [AtomicU64; MAX_BOUNDS + 1],
+}
+
+impl Default for Shard {
+    fn default() -> Self {
+        Self { sum: AtomicU64::new(0), counts: [const { AtomicU64::new(0) }; MAX_BOUNDS + 1] }
+    }
 }
 
 /// What a histogram holds at one moment.

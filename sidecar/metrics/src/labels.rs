@@ -282,16 +282,30 @@ labels! {
 }
 
 labels! {
-    /// How a push-mode request was sent, and why so.
+    /// How an answer went on that began with prefill's first token.
+    FirstToken("outcome") {
+        /// Decode computed the same token, and its answer was joined to it.
+        Joined = ("joined"),
+        /// Decode computed another; a further request to it went on behind prefill's.
+        Resumed = ("resumed"),
+        /// It was broken off: no rest came from decode.
+        Broken = ("broken"),
+        /// The client left before its rest came.
+        ClientLeft = ("client_left"),
+    }
+}
+
+labels! {
+    /// How a push-mode request was sent, and why so. All but [`Self::IdentityChanged`] are llm-d's own words.
     PushDispatch("mode", "reason") {
         /// Both legs at once.
-        IdentityKnown = ("parallel", "identity_known"),
+        IdentityKnown = ("parallel", "cache_hit"),
         /// One after the other: nothing is known of the prefill engine yet.
-        IdentityUnknown = ("serial", "identity_unknown"),
+        IdentityUnknown = ("serial", "cache_miss"),
         /// Sent again, one after the other: the engine was not the one it had been.
         IdentityChanged = ("serial", "identity_changed"),
         /// One after the other, because prefill had to be retried.
-        PrefillRetried = ("serial", "prefill_retried"),
+        PrefillRetried = ("serial", "prefill_retry"),
         /// One after the other: the engine's identity keeps changing.
         SerialOnly = ("serial", "serial_only"),
     }

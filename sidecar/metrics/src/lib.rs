@@ -21,8 +21,8 @@ mod scraped;
 pub mod buckets;
 
 pub use labels::{
-    Api, Connection, Direction, Disaggregation, Failover, Labels, Leg, PeerState, Place, PushDispatch,
-    ReleaseReason, Retry, Settled, Stage, WarmUp,
+    Api, Connection, Direction, Disaggregation, Failover, FirstToken, Labels, Leg, PeerState, Place,
+    PushDispatch, ReleaseReason, Retry, Settled, Stage, WarmUp,
 };
 pub use metrics::{CONTENT_TYPE, Metrics, Tokens};
 pub use outcomes::{CLIENT_LEFT, OK, OTHER};

@@ -12,8 +12,8 @@ use crate::by_label::ByLabel;
 use crate::cells::{Counter, Gauge};
 use crate::histogram::Histogram;
 use crate::labels::{
-    Api, Direction, Disaggregation, Failover, Labels, Leg, Place, PushDispatch, ReleaseReason, Retry, Stage,
-    WarmUp,
+    Api, Direction, Disaggregation, Failover, FirstToken, Labels, Leg, Place, PushDispatch, ReleaseReason,
+    Retry, Stage, WarmUp,
 };
 use crate::outcomes::Outcomes;
 use crate::process::Process;
@@ -51,6 +51,7 @@ struct All {
     cancels: ByLabel<Leg, Counter>,
     bytes: ByLabel<Direction, Counter>,
     warm_ups: ByLabel<WarmUp, Counter>,
+    first_tokens: ByLabel<FirstToken, Counter>,
     push_dispatches: ByLabel<PushDispatch, Counter>,
     push_mismatches: ByLabel<(), Counter>,
     push_drops: ByLabel<(), Counter>,
@@ -106,6 +107,11 @@ impl Metrics {
             cancels: counters(ours, "cancels", "Legs taken down before their answer was complete"),
             bytes: counters(ours, "bytes", "Length of bodies by which way they went, in bytes"),
             warm_ups: counters(ours, "pair_warm_ups", "Handshakes between engines made ahead of requests"),
+            first_tokens: counters(
+                ours,
+                "first_token",
+                "Answers begun with prefill's first token, by how they went on",
+            ),
             push_dispatches: counters(
                 ours,
                 "nixl_push_dispatches",
@@ -196,6 +202,11 @@ impl Metrics {
     /// A pair was warmed up, or not.
     pub fn warmed_up(&self, outcome: WarmUp) {
         self.0.warm_ups.of(outcome).add(1);
+    }
+
+    /// An answer that began with prefill's first token goes on, or not.
+    pub fn first_token(&self, outcome: FirstToken) {
+        self.0.first_tokens.of(outcome).add(1);
     }
 
     /// A push-mode request is sent.

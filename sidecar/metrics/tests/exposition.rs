@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use common::Scrape;
 use kvferry_metrics::{
-    Api, Connection, Direction, Disaggregation, Failover, KvCounts, Leg, Metrics, PeerState, Place,
-    PushDispatch, Reading, ReleaseReason, Retry, Source, Stage, Tokens, WarmUp,
+    Api, Connection, Direction, Disaggregation, Failover, FirstToken, KvCounts, Leg, Metrics, PeerState,
+    Place, PushDispatch, Reading, ReleaseReason, Retry, Source, Stage, Tokens, WarmUp,
 };
 
 /// What a test says instead of the sidecar's parts.
@@ -62,7 +62,22 @@ fn the_names_of_the_sidecar_it_replaces_are_there_from_the_first_scrape() {
     assert_eq!(scrape.label_values("requests_total", "api_type"), apis.into());
     assert_eq!(scrape.label_values("disagg_requests_total", "disagg_type"), ["e/d", "e/p/d", "p/d"].into());
     assert_eq!(scrape.label_values("request_errors_total", "stage"), ["decode", "encode", "prefill"].into());
-    assert_eq!(scrape.label_values("nixl_push_dispatches_total", "mode"), ["parallel", "serial"].into());
+    for (mode, reason) in [
+        ("parallel", "cache_hit"),
+        ("serial", "cache_miss"),
+        ("serial", "serial_only"),
+        ("serial", "prefill_retry"),
+        ("serial", "identity_changed"),
+    ] {
+        let series = format!(r#"nixl_push_dispatches_total{{mode="{mode}",reason="{reason}"}}"#);
+        assert_eq!(scrape.ours(&series), 0.0, "{series}");
+    }
+    // The ladder of llm-d's own components: legs measured there and here add up.
+    let bounds = scrape.label_values("prefill_duration_seconds_bucket", "le");
+    assert_eq!(bounds.len(), 36);
+    for bound in ["0.005", "0.025", "0.4", "1.25", "6.0", "45.0", "240.0", "3600.0", "+Inf"] {
+        assert!(bounds.contains(bound), "{bound}: {bounds:?}");
+    }
     assert_eq!(scrape.ours(r#"build_info{version="1.2.3",connector="nixlv2"}"#), 1.0);
 }
 
@@ -95,6 +110,7 @@ fn every_recording_shows_in_its_own_series() {
     metrics.cancelled(Leg::Decode);
     metrics.bytes(Direction::Out, 700);
     metrics.warmed_up(WarmUp::Failed);
+    metrics.first_token(FirstToken::Resumed);
     metrics.push_dispatched(PushDispatch::IdentityKnown);
     metrics.push_identity_mismatched();
     metrics.push_identity_dropped();
@@ -119,13 +135,14 @@ fn every_recording_shows_in_its_own_series() {
             (r#"bytes_total{direction="out"}"#, 700.0),
             (r#"cancels_total{leg="decode"}"#, 1.0),
             (r#"disagg_requests_total{disagg_type="e/p/d"}"#, 1.0),
+            (r#"first_token_total{outcome="resumed"}"#, 1.0),
             ("handover_seconds_count", 1.0),
             ("handover_seconds_sum", 0.005),
             (r#"kv_releases_total{reason="superseded"}"#, 1.0),
             ("moriio_dns_ip_changed_total", 1.0),
             ("moriio_dns_lookup_failures_total", 1.0),
             ("moriio_dns_reresolve_total", 1.0),
-            (r#"nixl_push_dispatches_total{mode="parallel",reason="identity_known"}"#, 1.0),
+            (r#"nixl_push_dispatches_total{mode="parallel",reason="cache_hit"}"#, 1.0),
             ("nixl_push_identity_drops_total", 1.0),
             ("nixl_push_identity_mismatches_total", 1.0),
             ("nixl_push_serial_only_marks_total", 1.0),

@@ -39,8 +39,12 @@ pub(crate) fn plain_run(rest: &[u8]) -> Result<usize, usize> {
 
 /// Whether a key's raw text, escapes and all, spells `name` (which is ASCII).
 pub(crate) fn key_equals(raw: &[u8], name: &str) -> bool {
-    if !raw.contains(&b'\\') {
+    // An escape is longer than what it spells. Every key is compared with every watched name: mostly this is all of it.
+    if raw.len() <= name.len() {
         return raw == name.as_bytes();
+    }
+    if !raw.contains(&b'\\') {
+        return false;
     }
     let mut raw = raw.iter().copied();
     for wanted in name.bytes() {

@@ -20,6 +20,11 @@ pub(super) const WATCH: [&str; 9] = [
     "n",
 ];
 
+/// Members that [`never_stopping`] needs to find besides.
+pub(super) const NEVER_STOPPING_WATCH: [&str; 2] = [IGNORE_EOS, STOP_TOKEN_IDS];
+const IGNORE_EOS: &str = "ignore_eos";
+const STOP_TOKEN_IDS: &str = "stop_token_ids";
+
 /// Which limits a prefill leg carries (`--prefill-limits`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PrefillLimits {
@@ -29,6 +34,17 @@ pub enum PrefillLimits {
     /// As llm-d 0.10 sent them: `max_tokens`, `max_completion_tokens` and `min_tokens` on all of chat, completions and
     /// messages, `min_tokens` set to 1.
     Compat,
+}
+
+/// Adds to `edits` what makes `asked` a prefill of one sample whose one token never ends it by itself, be it an end of
+/// sequence or a stop token: only its length limit does. vLLM's `min_tokens` masks such tokens. Its Responses API has no
+/// such member, but can be told to go on behind them. Its Messages API has neither.
+pub(super) fn never_stopping<'n>(edits: Edits<'n>, asked: &Asked) -> Edits<'n> {
+    if asked.api == Api::Responses {
+        let edits = PrefillLimits::PerApi.apply(edits, asked);
+        return edits.set(IGNORE_EOS, "true").set(STOP_TOKEN_IDS, "[]");
+    }
+    PrefillLimits::Compat.apply(edits, asked)
 }
 
 impl PrefillLimits {

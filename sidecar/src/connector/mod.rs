@@ -34,7 +34,7 @@ use crate::request::{Asked, batch, stateful};
 pub use bidirectional::BidirectionalOptions;
 pub use limits::PrefillLimits;
 pub use moriio::{Host, MoriIoOptions};
-pub use release::ReleaseRequest;
+pub use release::{Refusals, ReleaseRequest};
 pub use usage::UsageEdit;
 
 /// A leg as a connector wants it: the body, and headers that differ from the client's.

@@ -4,6 +4,10 @@
 //! The engine's id is asked of the prefill pod's bootstrap server, since it is new in every life of the engine. An id of a
 //! former life would let the decode engine wait for nobody, so it is remembered only for as long as no engine can restart
 //! in, and forgotten when anything fails.
+//!
+//! vLLM hands KV over only for a prefill that was cut off by its length limit. So whatever `--prefill-limits` says, the
+//! prefill leg must not stop at its one token by itself: an end of sequence, or a stop token. Of the APIs only Messages
+//! cannot be asked for that. Its answer says when it has happened, and decode is then sent anew, to compute the prompt.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,10 +21,11 @@ use serde::{Deserialize, Serialize};
 
 use super::nixlv2::KV;
 use super::{
-    Accepted, Attempt, Connector, Options, Outgoing, PrefillLimits, Question, ReleaseRequest, Unusable,
-    fresh, release,
+    Accepted, Attempt, Connector, Options, Outgoing, Question, ReleaseRequest, Unusable, fresh, limits,
+    release,
 };
 use crate::request::Asked;
+use crate::request::route::Api;
 
 /// Which of the prefill pod's engines computes.
 const RANK: HeaderName = HeaderName::from_static("x-data-parallel-rank");
@@ -37,9 +42,14 @@ const MAX_REMEMBERED: usize = 1024;
 /// How long prefill may take: by then (`VLLM_MOONCAKE_ABORT_REQUEST_TIMEOUT`) the prefill engine gives its KV up itself.
 const PATIENCE: Duration = Duration::from_secs(480);
 
-/// Whatever the operator chose: prefill must not stop at its one token by itself (an end of sequence, a stop token), since
-/// vLLM hands KV over only for requests that were cut off. `min_tokens` masks both.
-const LIMITS: PrefillLimits = PrefillLimits::Compat;
+/// What has to be found in a body.
+const WATCH: [&str; 1 + limits::NEVER_STOPPING_WATCH.len()] = {
+    let [ignore, stop] = limits::NEVER_STOPPING_WATCH;
+    [KV, ignore, stop]
+};
+
+/// Why a Messages prefill ended whose one token was an end of sequence.
+const STOPPED: &[u8] = b"\"end_turn\"";
 
 /// How much of a wrong answer of the bootstrap server is told, in bytes.
 const MAX_TOLD: usize = 200;
@@ -103,7 +113,7 @@ impl Mooncake {
 
 impl Connector for Mooncake {
     fn watch(&self) -> &'static [&'static str] {
-        &[KV]
+        &WATCH
     }
 
     fn patience(&self) -> Option<Duration> {
@@ -149,7 +159,7 @@ impl Connector for Mooncake {
             remote_bootstrap_addr: format!("http://{}", self.bootstrap(target)),
             remote_engine_id: &engine.id,
         });
-        Ok(Box::new(Transfer { rank: engine.rank, prefill, decode }))
+        Ok(Box::new(Transfer { rank: engine.rank, prefill, decode, stopped: false }))
     }
 
     fn forget(&self, target: &Endpoint) {
@@ -207,11 +217,13 @@ struct Transfer {
     /// The `kv_transfer_params` of either leg.
     prefill: Bytes,
     decode: Bytes,
+    /// Prefill ended by itself, and hands nothing over.
+    stopped: bool,
 }
 
 impl Attempt for Transfer {
     fn prefill(&self, asked: &Asked) -> Outgoing {
-        let mut leg = asked.edit(LIMITS.apply(Edits::new().set(KV, self.prefill.clone()), asked));
+        let mut leg = asked.edit(limits::never_stopping(Edits::new().set(KV, self.prefill.clone()), asked));
         leg.headers.push((RANK, HeaderValue::from(self.rank)));
         leg
     }
@@ -228,13 +240,16 @@ impl Attempt for Transfer {
         true
     }
 
-    fn accept(&mut self, _asked: &Asked, answer: &Bytes) -> Result<Accepted, Malformed> {
-        scan(answer, &[])?;
-        Ok(Accepted { kv: true, ..Accepted::default() })
+    fn accept(&mut self, asked: &Asked, answer: &Bytes) -> Result<Accepted, Malformed> {
+        let document = scan(answer, &["stop_reason"])?;
+        let reason = document.value("stop_reason").map(|at| &answer[at]);
+        self.stopped = asked.api == Api::Messages && reason == Some(STOPPED);
+        Ok(Accepted { kv: !self.stopped, anew: self.stopped, ..Accepted::default() })
     }
 
     fn decode(&self, asked: &Asked) -> Outgoing {
-        asked.edit(Edits::new().set(KV, self.decode.clone()))
+        let kv = if self.stopped { Bytes::from_static(b"null") } else { self.decode.clone() };
+        asked.edit(Edits::new().set(KV, kv))
     }
 
     fn release(&self) -> Option<ReleaseRequest> {

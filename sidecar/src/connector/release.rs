@@ -5,6 +5,9 @@
 //! `kv_transfer_params` to the connector, which tells the prefill engine that the KV is not wanted (spec/vllm.md 4). It is
 //! the one request that frees KV and can never read it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 use kvferry_handoff::Leg;
@@ -28,6 +31,23 @@ pub struct ReleaseRequest {
     pub id: Option<HeaderValue>,
     /// What has to follow once it was taken.
     pub then: Option<Box<Self>>,
+    /// Told when its engine turns it down.
+    pub refusals: Refusals,
+}
+
+/// Whether an engine has turned a release down, for those who make its next attempt. Clones know of the same release.
+#[derive(Debug, Clone, Default)]
+pub struct Refusals(Arc<AtomicBool>);
+
+impl Refusals {
+    /// The engine has answered with an error of its own, or is not there.
+    pub fn note(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn any(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl ReleaseRequest {
@@ -44,9 +64,15 @@ impl ReleaseRequest {
 
 /// The prefill once more, for a decode engine that was sent beside one that failed. It holds its blocks until somebody
 /// writes them; a prefill under the same request id does. Should there be nobody to write to, `kv` is then released.
-pub(super) fn by_prefill_again(api: Api, body: Chunks, id: HeaderValue, kv: &[u8]) -> ReleaseRequest {
+pub(super) fn by_prefill_again(
+    api: Api,
+    body: Chunks,
+    id: HeaderValue,
+    kv: &[u8],
+    refusals: Refusals,
+) -> ReleaseRequest {
     let then = Some(Box::new(by_refused_decode(kv)));
-    ReleaseRequest { to: Leg::Prefill, path: api.path(), body, id: Some(id), then }
+    ReleaseRequest { to: Leg::Prefill, path: api.path(), body, id: Some(id), then, refusals }
 }
 
 /// The move for `kv`: the `kv_transfer_params` that a decode leg carries, with `do_remote_prefill` true.
@@ -58,5 +84,12 @@ pub(super) fn by_refused_decode(kv: &[u8]) -> ReleaseRequest {
     body.extend_from_slice(kv);
     body.push(b'}');
     let body = Chunks::from(Bytes::from(body));
-    ReleaseRequest { to: Leg::Decode, path: Api::Completions.path(), body, id: None, then: None }
+    ReleaseRequest {
+        to: Leg::Decode,
+        path: Api::Completions.path(),
+        body,
+        id: None,
+        then: None,
+        refusals: Refusals::default(),
+    }
 }

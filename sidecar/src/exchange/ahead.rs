@@ -14,6 +14,7 @@ use http::{HeaderValue, Response};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use kvferry_handoff::Leg;
+use kvferry_metrics::{FirstToken as Outcome, Metrics};
 
 use super::answer::{AnswerBody, BoxError, is_event_stream};
 use super::held::{Held, HeldBody};
@@ -92,7 +93,10 @@ impl Engine {
                 .failed(Broken::Other("its answer begins with another token than prefill's".to_owned()));
         };
         match self.ask(&Outgoing { body, headers: leg.headers }).await {
-            Ok(sent) => DecodeEnd::Resumed(sent),
+            Ok(mut sent) => {
+                sent.response.extensions_mut().insert(Resumed);
+                DecodeEnd::Resumed(sent)
+            }
             Err(end) => end,
         }
     }
@@ -103,10 +107,34 @@ impl Engine {
     }
 }
 
+/// Marks a decode answer that goes on behind the first token as a request of its own.
+#[derive(Debug, Clone, Copy)]
+struct Resumed;
+
+/// Counts an answer that was begun, when it is known how it goes on; whoever drops it before has left.
+struct Counted {
+    metrics: Metrics,
+    outcome: Outcome,
+}
+
+impl Counted {
+    fn is(mut self, outcome: Outcome) {
+        self.outcome = outcome;
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.metrics.first_token(self.outcome);
+    }
+}
+
 /// The client's answer: the first token's event, and what the decode leg of `run` brings.
 pub(super) fn answer(mut run: Run, event: Bytes) -> Response<AnswerBody> {
-    run.record().answer_begins(200, true);
-    let events = unfold(Answering::Begins(run, event), Answering::next);
+    let record = run.record();
+    record.answer_begins(200, true);
+    let counted = Counted { metrics: record.metrics().clone(), outcome: Outcome::ClientLeft };
+    let events = unfold(Answering::Begins(run, event, counted), Answering::next);
     let mut response = Response::new(AnswerBody::made(Box::pin(events)));
     let kind = HeaderValue::from_static("text/event-stream; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, kind);
@@ -115,8 +143,8 @@ pub(super) fn answer(mut run: Run, event: Bytes) -> Response<AnswerBody> {
 
 /// Where the client's answer is.
 enum Answering {
-    Begins(Run, Bytes),
-    Waits(Run),
+    Begins(Run, Bytes, Counted),
+    Waits(Run, Counted),
     Flows(Box<AnswerBody>),
     Over,
 }
@@ -125,18 +153,21 @@ impl Answering {
     async fn next(mut self) -> Option<(Result<Bytes, BoxError>, Self)> {
         loop {
             self = match self {
-                Self::Begins(mut run, event) => {
+                Self::Begins(mut run, event, counted) => {
                     run.record().sent_ahead(event.len());
-                    return Some((Ok(event), Self::Waits(run)));
+                    return Some((Ok(event), Self::Waits(run, counted)));
                 }
-                Self::Waits(mut run) => match run.reply().await {
+                Self::Waits(mut run, counted) => match run.reply().await {
                     Reply::Stream(sent, held) => {
+                        let resumed = sent.response.extensions().get::<Resumed>().is_some();
+                        counted.is(if resumed { Outcome::Resumed } else { Outcome::Joined });
                         let (mut head, body) = sent.response.into_parts();
                         let body = HeldBody::new(held, body);
                         let body = AnswerBody::streamed(&mut head.headers, body, sent.lease, run);
                         Self::Flows(Box::new(body))
                     }
                     reply => {
+                        counted.is(Outcome::Broken);
                         let error = match reply {
                             Reply::Error(error) => error,
                             _ => run.not_an_answer(),

@@ -5,20 +5,22 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::Response;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
-use kvferry_handoff::{Cause, Command, Event, Stage};
+use kvferry_handoff::{Cause, Command, Event, Leg, Stage};
 use kvferry_splice::SseRewriter;
 use tokio::time::Sleep;
 
 use super::chunked::Events;
-use super::held::HeldBody;
+use super::held::{Held, HeldBody};
 use super::inflate::{Inflater, is_gzip, now_plain};
 use super::run::Run;
 use crate::connector::{Observer, UsageEdit};
 use crate::record::Record;
-use crate::upstream::Lease;
+use crate::request::headers::strip_hop_by_hop_response;
+use crate::respond;
+use crate::upstream::{Lease, Sent};
 
 /// The outcome of a stream that began with an error event. Whatever follows in it proves nothing about the KV.
 const ERROR_EVENT: &str = "decode_error_event";
@@ -43,11 +45,26 @@ enum Kind {
 pub(super) struct WholeBody {
     data: Bytes,
     trailers: Option<HeaderMap>,
+    /// Its usage says what the client is to see.
+    corrected: bool,
 }
 
 impl WholeBody {
+    /// One whose usage is right.
     pub(super) fn new(data: Bytes, trailers: Option<HeaderMap>) -> Self {
-        Self { data, trailers }
+        Self { data, trailers, corrected: true }
+    }
+
+    /// One that came before it was known what its usage has to say.
+    pub(super) fn as_it_came(data: Bytes, trailers: Option<HeaderMap>) -> Self {
+        Self { data, trailers, corrected: false }
+    }
+
+    /// With its usage corrected, if it is not yet.
+    pub(super) fn corrected(self, edit: Option<UsageEdit>) -> Self {
+        let edit = edit.filter(|_| !self.corrected);
+        let data = edit.and_then(|edit| edit.apply(&self.data)).unwrap_or(self.data);
+        Self { data, corrected: true, ..self }
     }
 
     pub(super) fn data(&self) -> &Bytes {
@@ -66,9 +83,27 @@ impl AnswerBody {
         Self(Kind::Full { data: Some(body.data), trailers: body.trailers, _record: Some(record) })
     }
 
-    /// An engine's body as it is. The connection is kept when it ended well.
-    pub fn plain(body: Incoming, lease: Lease, record: Option<Record>) -> Self {
-        Self(Kind::Plain(Plain { body, lease: Some(lease), record }))
+    /// The answer of a leg's engine as it is. The connection is kept when it ended well.
+    pub async fn plain(mut sent: Sent, leg: Leg, mut record: Option<Record>) -> Response<Self> {
+        let mut held = Held::default();
+        if let Err(error) = held.look(sent.response.body_mut()).await {
+            let error = sent.broke(leg, &error);
+            if let Some(record) = &mut record {
+                record.failed(&error);
+            }
+            return respond::error(&error);
+        }
+        let (mut head, body) = sent.response.into_parts();
+        strip_hop_by_hop_response(&mut head.headers);
+        if let Some(record) = &mut record {
+            record.answer_begins(head.status.as_u16(), is_event_stream(&head.headers));
+        }
+        let mut plain = Plain { body: HeldBody::new(held, body), lease: Some(sent.lease), record };
+        // Nobody asks a body that is empty for its end.
+        if plain.body.is_end_stream() {
+            plain.end();
+        }
+        Response::from_parts(head, Self(Kind::Plain(plain)))
     }
 
     /// Events that are made here.
@@ -128,7 +163,7 @@ pub(super) fn tells_error(data: &[u8]) -> bool {
 
 /// Passed on unread.
 struct Plain {
-    body: Incoming,
+    body: HeldBody,
     lease: Option<Lease>,
     record: Option<Record>,
 }

@@ -4,6 +4,9 @@
 //! inside a 200. Unread, that would be found out when prefill answers, and a prefill engine that waits for decode to fetch
 //! the KV (SGLang's does) answers only at its own limit. So the first thing said is looked at: an error ends prefill, and
 //! the client, who has seen nothing yet, gets it as an error and not as an answer.
+//!
+//! An answer that is one JSON text is held until it is whole, as after prefill: by then prefill has said what the answer's
+//! usage has to show.
 
 use std::sync::Arc;
 
@@ -13,7 +16,8 @@ use kvferry_handoff::Leg;
 use super::answer::{is_event_stream, says_nothing, tells_error};
 use super::held::Held;
 use super::inflate::is_gzip;
-use super::legs::{DecodeEnd, LegRequest, decode};
+use super::legs::{DecodeEnd, LegRequest, decode, hold};
+use super::read::is_whole_json;
 use crate::connector::{Outgoing, UsageEdit};
 use crate::error::{Broken, Error};
 use crate::upstream::{Sent, Upstream, broken};
@@ -24,7 +28,7 @@ const MAX_TOLD: usize = 512;
 /// Signs of life before the first word that are kept, in bytes. A stream that sends more of them goes on as it comes.
 const MAX_HELD: u64 = 64 * 1024;
 
-/// Sends the leg. Ends when it is refused, whole, or has said something.
+/// Sends the leg. Ends when it is refused, whole, or a stream that has said something.
 pub(super) async fn decode_beside(
     upstream: Upstream,
     request: Arc<LegRequest>,
@@ -33,9 +37,16 @@ pub(super) async fn decode_beside(
 ) -> DecodeEnd {
     let decoder = Arc::clone(&request.rank.decoder);
     match decode(upstream, request, leg, usage).await {
-        DecodeEnd::Stream(sent) => begun(sent).await.unwrap_or_else(|how| {
-            DecodeEnd::Failed(Error::LegBroken { leg: Leg::Decode, target: decoder.to_string(), how })
-        }),
+        DecodeEnd::Stream(sent) => {
+            let end = if is_whole_json(&sent.response) {
+                hold(sent).await.map(|(head, body)| DecodeEnd::Whole(head, body))
+            } else {
+                begun(sent).await
+            };
+            end.unwrap_or_else(|how| {
+                DecodeEnd::Failed(Error::LegBroken { leg: Leg::Decode, target: decoder.to_string(), how })
+            })
+        }
         end => end,
     }
 }

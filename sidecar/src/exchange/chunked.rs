@@ -219,6 +219,7 @@ impl Growing {
 
     /// The whole answer, once it is complete. Dropping the future cancels the chunk that runs.
     pub(super) async fn whole(&mut self, run: &mut Run) -> Result<WholeBody, Stopped> {
+        run.record().decode_grows(self.plan.size, false);
         while !self.is_complete() {
             watched(run, self.grow()).await??;
         }
@@ -231,11 +232,12 @@ impl Growing {
     /// The last chunk is there.
     fn ended(&self, run: &mut Run) {
         run.handle(Event::DecodeEnded);
-        run.record().decode_chunked(self.plan.size, self.grown.chunks(), self.grown.completion_tokens());
+        run.record().decode_grown(self.grown.chunks(), self.grown.completion_tokens());
     }
 
     /// The answer's events, chunk by chunk. Nothing is asked of the engine before the client has taken what there is.
-    pub(super) fn events(self: Box<Self>, run: Run) -> Events {
+    pub(super) fn events(self: Box<Self>, mut run: Run) -> Events {
+        run.record().decode_grows(self.plan.size, true);
         let reading = Reading { growing: self, run, begun: false, ended: false };
         Box::pin(futures_util::stream::unfold(reading, |mut reading| async move {
             let data = reading.next().await?;

@@ -59,6 +59,15 @@ impl Encode {
     /// Their names.
     pub const NAMES: [&'static str; 2] = ["ec-example", "ec-nixl"];
 
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        let [example, nixl] = Self::NAMES;
+        match self {
+            Self::Example => example,
+            Self::Nixl => nixl,
+        }
+    }
+
     /// The one that `name` names.
     pub fn by_name(name: &str) -> Option<Self> {
         let [example, nixl] = Self::NAMES;

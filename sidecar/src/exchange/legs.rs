@@ -1,7 +1,7 @@
 //! How a leg, a question before it and a release after it are sent, and how each of them ends.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST};
@@ -25,6 +25,10 @@ use crate::worker::Rank;
 
 /// Largest answer to a connector's question, in bytes: a few ids.
 const MAX_QUESTION_ANSWER: usize = 1024 * 1024;
+
+/// How long one of several decode engines may take over a release before the next is asked: engines refuse at once, and
+/// more than one turn has to fit into an attempt.
+const RELEASE_TURN: Duration = Duration::from_millis(500);
 
 /// What both legs are made from.
 #[derive(Debug)]
@@ -112,7 +116,8 @@ pub(super) async fn prefill(
 ) -> PrefillEnd {
     let broke = |how| {
         let error = Error::LegBroken { leg: Leg::Prefill, target: target.to_string(), how };
-        PrefillEnd::Failed(error, Again::Here)
+        let again = if error.is_unreachable() { Again::Anywhere } else { Again::Here };
+        PrefillEnd::Failed(error, again)
     };
     let sent = match upstream.send(&target, || request.to(&leg)).await {
         Ok(sent) => sent,
@@ -162,17 +167,24 @@ pub(super) async fn decode(
     let Some(edit) = usage.filter(|_| is_whole_json(&sent.response)) else {
         return DecodeEnd::Stream(sent);
     };
+    match hold(sent).await {
+        Ok((head, body)) => DecodeEnd::Whole(head, body.corrected(Some(edit))),
+        Err(how) => failed(how),
+    }
+}
+
+/// Reads an answer that [is one JSON text](is_whole_json) to its end.
+pub(super) async fn hold(sent: Sent) -> Result<(response::Parts, WholeBody), Broken> {
     match read_whole(sent, MAX_WHOLE_ANSWER).await {
         Ok(Whole { mut head, plain, trailers }) => {
-            let body = edit.apply(&plain).unwrap_or(plain);
             head.headers.remove(CONTENT_LENGTH);
-            DecodeEnd::Whole(head, WholeBody::new(body, trailers))
+            Ok((head, WholeBody::as_it_came(plain, trailers)))
         }
         Err(Unread::TooLarge) => {
-            failed(Broken::Other(format!("its answer is larger than {MAX_WHOLE_ANSWER} bytes")))
+            Err(Broken::Other(format!("its answer is larger than {MAX_WHOLE_ANSWER} bytes")))
         }
-        Err(Unread::Broken(how)) => failed(how),
-        Err(Unread::Coding(detail)) => failed(Broken::Other(detail)),
+        Err(Unread::Broken(how)) => Err(how),
+        Err(Unread::Coding(detail)) => Err(Broken::Other(detail)),
     }
 }
 
@@ -214,40 +226,86 @@ pub(super) async fn release(
 ) -> bool {
     let mut next = Some(request);
     while let Some(request) = next {
-        let (upstream, engine) = match request.to {
-            Leg::Prefill => (&legs.prefill, &engines.prefill),
-            Leg::Decode => (&legs.decode, &engines.decode),
-        };
         let id = request.id.as_ref().or(id.as_ref());
-        let sent = upstream
-            .send(engine, || {
-                let mut leg = Request::new(LegBody::from(request.body.clone()));
-                *leg.method_mut() = Method::POST;
-                *leg.uri_mut() = Uri::from_static(request.path);
-                let headers = leg.headers_mut();
-                headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-                headers.insert(CONTENT_LENGTH, HeaderValue::from(request.body.len()));
-                host(headers, engine);
-                if let Some(id) = id {
-                    headers.insert(REQUEST_ID, id.clone());
-                }
-                if let Some(authorization) = &authorization {
-                    headers.insert(AUTHORIZATION, authorization.clone());
-                }
-                leg
-            })
-            .await;
-        let Ok(sent) = sent else { return false };
-        let status = sent.response.status();
-        if collect(sent.response.into_body(), MAX_PREFILL_ANSWER).await.is_ok() {
-            sent.lease.recycle();
-        }
-        if !request.is_taken(status) {
+        let taken = match request.to {
+            Leg::Prefill => {
+                is_taken(&legs.prefill, &engines.prefill, &request, id, authorization.as_ref()).await
+            }
+            Leg::Decode => by_any_rank(&legs, &engines.decode, &request, id, authorization.as_ref()).await,
+        };
+        if !taken {
             return false;
         }
         next = request.then.map(|then| *then);
     }
     true
+}
+
+/// Through the request's own decode engine or, if that cannot, another of this pod: whoever has a way to the prefill engine
+/// can tell it that the KV is not wanted. KV for a rank whose engine died would run into its lease otherwise.
+async fn by_any_rank(
+    legs: &Legs,
+    own: &Arc<Endpoint>,
+    request: &ReleaseRequest,
+    id: Option<&HeaderValue>,
+    authorization: Option<&HeaderValue>,
+) -> bool {
+    let (before, from) = legs.decoders.split_at(legs.decoders.iter().take_while(|it| *it != own).count());
+    let mut others = from.iter().chain(before).filter(|other| *other != own);
+    let mut engine = own;
+    loop {
+        let asking = is_taken(&legs.decode, engine, request, id, authorization);
+        let Some(next) = others.next() else { return asking.await };
+        if tokio::time::timeout(RELEASE_TURN, asking).await == Ok(true) {
+            return true;
+        }
+        engine = next;
+    }
+}
+
+/// Whether this engine took the release.
+async fn is_taken(
+    upstream: &Upstream,
+    engine: &Arc<Endpoint>,
+    request: &ReleaseRequest,
+    id: Option<&HeaderValue>,
+    authorization: Option<&HeaderValue>,
+) -> bool {
+    let sent = upstream
+        .send(engine, || {
+            let mut leg = Request::new(LegBody::from(request.body.clone()));
+            *leg.method_mut() = Method::POST;
+            *leg.uri_mut() = Uri::from_static(request.path);
+            let headers = leg.headers_mut();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(request.body.len()));
+            host(headers, engine);
+            if let Some(id) = id {
+                headers.insert(REQUEST_ID, id.clone());
+            }
+            if let Some(authorization) = authorization {
+                headers.insert(AUTHORIZATION, authorization.clone());
+            }
+            leg
+        })
+        .await;
+    let sent = match sent {
+        Ok(sent) => sent,
+        Err(how) => {
+            if how.is_unreachable() {
+                request.refusals.note();
+            }
+            return false;
+        }
+    };
+    let status = sent.response.status();
+    if status.is_server_error() {
+        request.refusals.note();
+    }
+    if collect(sent.response.into_body(), MAX_PREFILL_ANSWER).await.is_ok() {
+        sent.lease.recycle();
+    }
+    request.is_taken(status)
 }
 
 /// The two engines that may hold something of a request.

@@ -22,7 +22,7 @@ mod tasks;
 use std::sync::Arc;
 
 use http::{Response, response};
-use kvferry_handoff::Event;
+use kvferry_handoff::{Event, Leg};
 
 pub use answer::{AnswerBody, is_event_stream};
 pub use chunked::applies as is_chunked;
@@ -75,15 +75,21 @@ async fn respond_with(mut run: Run, reply: Reply) -> Response<AnswerBody> {
         Reply::Declined => unreachable!("only a run that asks first is declined"),
         Reply::Refused(sent, outcome) => {
             run.record().outcome = outcome;
-            let (mut head, body) = sent.response.into_parts();
-            strip_hop_by_hop_response(&mut head.headers);
-            run.record().answer_begins(head.status.as_u16(), false);
+            let leg = if outcome == "prefill_refused" { Leg::Prefill } else { Leg::Decode };
             // The run goes on in the background if KV is to be released; the answer need not wait for that.
-            let record = run.end();
-            Response::from_parts(head, AnswerBody::plain(body, sent.lease, Some(record)))
+            AnswerBody::plain(sent, leg, Some(run.end())).await
         }
-        Reply::Whole(head, body) => whole(run, head, body, "ok"),
-        Reply::Stream(sent, held) => {
+        Reply::Whole(head, body) => {
+            let body = body.corrected(run.usage_edit());
+            whole(run, head, body, "ok")
+        }
+        Reply::Stream(mut sent, mut held) => {
+            if let Err(error) = held.look(sent.response.body_mut()).await {
+                let error = sent.broke(Leg::Decode, &error);
+                run.handle(Event::DecodeFailed);
+                run.record().failed(&error);
+                return respond::error(&error);
+            }
             let (mut head, body) = sent.response.into_parts();
             strip_hop_by_hop_response(&mut head.headers);
             run.record().answer_begins(head.status.as_u16(), is_event_stream(&head.headers));

@@ -16,6 +16,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::response;
 use kvferry_handoff::{Cause, Commands, Event, Handoff, Leg, Limits, Stage};
+use kvferry_metrics::ReleaseReason;
 
 use super::answer::WholeBody;
 use super::chunked::Growing;
@@ -115,6 +116,9 @@ impl Run {
     /// Takes an event that the answer's body saw.
     pub(super) fn handle(&mut self, event: Event) -> Commands {
         let state = self.state.as_mut().expect("only a finished run has no state");
+        if event == Event::DecodeFailed {
+            state.release_reason = ReleaseReason::DecodeFailed;
+        }
         let commands = state.core.handle(event, state.worker.now());
         if state.core.stage() == Stage::Streaming {
             // Nothing is left to release: what a release would need goes, since streams live long and are many.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -23,7 +23,7 @@ pub async fn linger(mut body: Incoming) {
     let (patience, mut left) = LINGER;
     let _ = tokio::time::timeout(patience, async {
         while let Some(Ok(frame)) = body.frame().await {
-            let size = frame.data_ref().map_or(0, bytes::Bytes::len);
+            let size = frame.data_ref().map_or(0, Bytes::len);
             match left.checked_sub(size) {
                 Some(rest) => left = rest,
                 None => return,
@@ -31,6 +31,35 @@ pub async fn linger(mut body: Incoming) {
         }
     })
     .await;
+}
+
+/// Reads `body` to its end and looks at nothing. The caller knows it to be small.
+///
+/// # Errors
+/// No byte for `patience`; framing broken.
+pub async fn gather(body: &mut Incoming, patience: Duration) -> Result<Chunks, Error> {
+    let mut whole = Collector::default();
+    while let Some(data) = data(body, patience).await? {
+        whole.push(data);
+    }
+    Ok(whole.finish())
+}
+
+/// The next data of `body`; `None` at its end.
+async fn data(body: &mut Incoming, patience: Duration) -> Result<Option<Bytes>, Error> {
+    loop {
+        match tokio::time::timeout(patience, body.frame()).await {
+            Err(_) => return Err(Error::BodyStalled),
+            Ok(None) => return Ok(None),
+            Ok(Some(Err(error))) => return Err(Error::BodyBroken(error.to_string())),
+            // Trailers of a request carry nothing that a leg needs.
+            Ok(Some(Ok(frame))) => {
+                if let Ok(data) = frame.into_data() {
+                    return Ok(Some(data));
+                }
+            }
+        }
+    }
 }
 
 /// A whole body and where its top-level members of interest lie.
@@ -67,15 +96,7 @@ impl Intake {
         }
         let mut scanner = Scanner::new(watch);
         let mut whole = Collector::default();
-        loop {
-            let frame = match tokio::time::timeout(patience, body.frame()).await {
-                Err(_) => return Err(Error::BodyStalled),
-                Ok(None) => break,
-                Ok(Some(Err(error))) => return Err(Error::BodyBroken(error.to_string())),
-                Ok(Some(Ok(frame))) => frame,
-            };
-            // Trailers of a request carry nothing that a leg needs.
-            let Ok(data) = frame.into_data() else { continue };
+        while let Some(data) = data(body, patience).await? {
             if whole.len() + data.len() > limit {
                 return Err(Error::BodyTooLarge { limit });
             }
@@ -101,7 +122,7 @@ impl Collector {
     }
 
     /// Takes one frame.
-    pub fn push(&mut self, frame: bytes::Bytes) {
+    pub fn push(&mut self, frame: Bytes) {
         if frame.len() < SMALL_FRAME {
             self.small.extend_from_slice(&frame);
         } else {

@@ -10,6 +10,10 @@ mod proxy;
 mod send;
 mod tally;
 
+use std::sync::Arc;
+
+use kvferry_contract::Endpoint;
+
 pub use body::LegBody;
 pub use pool::{Lease, Pool};
 pub use proxy::Proxies;
@@ -24,6 +28,8 @@ pub struct Legs {
     pub prefill: Upstream,
     /// To the decode engines of this pod.
     pub decode: Upstream,
+    /// Where these are, by rank; at least one.
+    pub decoders: Arc<[Arc<Endpoint>]>,
     /// To encoders.
     pub encode: Upstream,
     /// To prefill pods' bootstrap servers, which speak plain HTTP whatever their engines do.

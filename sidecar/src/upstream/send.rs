@@ -1,7 +1,11 @@
 //! One exchange with an engine, on a kept connection if there is one.
 //!
-//! A request is sent again in one case only: a *kept* connection turned out to be dead at once, before any answer. The
-//! engine had closed it as idle, so it never saw the request. Everything else is the caller's to decide.
+//! A request is sent again in one case only: a *kept* connection turned out to be dead at once, before any answer. Almost
+//! always the engine had closed it as idle and never saw the request; but nobody can tell that from an engine that died over
+//! it. So it is repeated only if that does no harm (RFC 9110, section 9.2.2): not a byte of it had left, or its method is
+//! idempotent, or it asks for an answer of one of the APIs that are intercepted. Those are POST, and still compute text
+//! and change nothing that a client could see, so the two outcomes look the same. Any other POST might load an adapter
+//! or put an engine to sleep, and is its sender's to repeat. All else that fails is the caller's to decide.
 
 use std::error::Error as _;
 use std::io;
@@ -13,6 +17,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use kvferry_contract::Endpoint;
+use kvferry_handoff::Leg;
 use kvferry_tls::LegTls;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -20,7 +25,7 @@ use super::dial::dial;
 use super::proxy::Proxy;
 use super::tally::Mark;
 use super::{Lease, LegBody, Pool, Proxies, Tally};
-use crate::error::Broken;
+use crate::error::{Broken, Error};
 
 /// A dead kept connection shows itself within a round trip; later than this the engine may well have been at work.
 const STALE_WINDOW: Duration = Duration::from_secs(1);
@@ -35,6 +40,13 @@ pub struct Sent {
     pub response: Response<Incoming>,
     /// To be recycled after the body's end.
     pub lease: Lease,
+}
+
+impl Sent {
+    /// The error for a body that broke while it was read.
+    pub fn broke(&self, leg: Leg, error: &hyper::Error) -> Error {
+        Error::LegBroken { leg, target: self.lease.endpoint.to_string(), how: broken(error) }
+    }
 }
 
 /// A worker's way to the engines of one kind.
@@ -68,7 +80,7 @@ impl Upstream {
         &self.pool
     }
 
-    /// Sends a request that can be made again.
+    /// Sends a request that can be made again, and may be.
     ///
     /// # Errors
     /// How the exchange broke before the response head was there.
@@ -88,8 +100,8 @@ impl Upstream {
         self.exchange(endpoint, sender, request()).await.map_err(|failure| failure.broken)
     }
 
-    /// Sends a request that exists once, its body being the client's own stream. It is tried again only if not a byte
-    /// of it had been sent.
+    /// Sends a request that exists once, its body being the client's own stream, or that must not be repeated. It is tried
+    /// again only if not a byte of it had been sent.
     ///
     /// # Errors
     /// How the exchange broke before the response head was there.

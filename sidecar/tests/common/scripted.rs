@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -42,6 +43,13 @@ impl Exchange {
     pub(crate) async fn write(&mut self, bytes: impl AsRef<[u8]>) {
         // Who asked may have left; the test sees that elsewhere.
         let _ = self.socket.write_all(bytes.as_ref()).await;
+    }
+
+    /// Sends bytes and closes, so that the other side sees the last byte and the end at once.
+    pub(crate) async fn last(mut self, bytes: impl AsRef<[u8]>) {
+        // Nothing leaves a corked socket until it is closed, which the end then goes with.
+        SockRef::from(&self.socket).set_tcp_cork(true).unwrap();
+        self.write(bytes).await;
     }
 
     /// Waits until the other side has closed the connection.

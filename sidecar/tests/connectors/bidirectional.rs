@@ -1,11 +1,14 @@
 //! KV that goes back: what a decode engine offers in its answer reaches the prefill leg of the chat's next turn, once, and
 //! nobody else's.
 
-use kvferry_emulator::{Config, Emulator};
+use std::time::Duration;
+
+use kvferry_emulator::{Config, Emulator, Role};
 use serde_json::{Value, json};
 
 use crate::common::{
-    APIS, Answer, Ask, LEASE, Rig, Scripted, Sidecar, chunk, content, json_answer, sse_head,
+    APIS, Answer, Ask, LEASE, Rig, Scripted, Sidecar, chunk, content, events, eventually, json_answer,
+    prompt, sse_head,
 };
 
 const CHAT: &str = "/v1/chat/completions";
@@ -250,6 +253,106 @@ async fn engines_that_offer_serve_every_api_as_before() {
         .collect();
     assert!(seen.iter().all(|leg| leg["kv_transfer_params"]["remote_engine_id"] == json!(null)));
     // What decode engines keep is theirs to let go of.
+    rig.decode.restart();
+    rig.end().await;
+}
+
+/// The token with which replies of the emulated model end by themselves: a few blocks.
+const END: usize = 40;
+
+fn engine(role: Role) -> Config {
+    Config { role, kv_lease: LEASE, stop_after: Some(END), ..Config::default() }
+}
+
+/// Emulated engines, of which decode keeps its KV for `ttl`.
+async fn rig(ttl: Duration, flags: &[&str]) -> Rig {
+    let prefill = Emulator::start(engine(Role::Prefill)).await.unwrap();
+    let decode = Config { decoder_kv_ttl: Some(ttl), ..engine(Role::Decode) };
+    let decode = Emulator::start(decode).await.unwrap();
+    let sidecar = Sidecar::start(decode.addr().port(), &[&FLAGS, flags].concat());
+    Rig { prefill, decode, sidecar }
+}
+
+/// A chat of which `turns` have been said, users' and replies in turn.
+fn chat(turns: &[String], stream: bool) -> String {
+    let roles = ["user", "assistant"].into_iter().cycle();
+    let messages: Vec<Value> =
+        roles.zip(turns).map(|(role, content)| json!({"role": role, "content": content})).collect();
+    json!({"model": "tiny", "max_tokens": 100, "stream": stream, "messages": messages}).to_string()
+}
+
+/// The reply in an answer, streamed or not.
+fn reply(answer: &Answer) -> String {
+    let text = |at: &str, value: &Value| value.pointer(at).and_then(Value::as_str).unwrap_or("").to_owned();
+    if answer.header("content-type").starts_with("text/event-stream") {
+        return events(&answer.text()).iter().map(|event| text("/choices/0/delta/content", event)).collect();
+    }
+    text("/choices/0/message/content", &answer.json())
+}
+
+/// Says one more thing in a chat; its answer goes behind what was said.
+async fn say(rig: &Rig, turns: &mut Vec<String>, text: String, stream: bool) {
+    let alone = Emulator::start(engine(Role::Both)).await.unwrap();
+    turns.push(text);
+    let expected = Ask::post(CHAT, chat(turns, stream)).send(alone.addr()).await.ok();
+    let ask = rig.ask(CHAT, chat(turns, stream)).header("x-session-token", OUR_TOKEN);
+    let answer = ask.send(rig.address()).await.ok();
+    assert_eq!(reply(&answer), reply(&expected));
+    turns.push(reply(&answer));
+}
+
+#[tokio::test]
+async fn every_turn_of_a_chat_reads_the_one_before_and_frees_it() {
+    let rig = rig(LEASE, &[]).await;
+    let mut turns = Vec::new();
+    for (turn, stream) in (0..).zip([false, true, true, false]) {
+        say(&rig, &mut turns, prompt(30 + turn), stream).await;
+        let totals = rig.prefill.state().totals;
+        assert_eq!((totals.reuse_pulls, totals.reuse_expired), (turn as u64, 0));
+        // Decode has read what prefill made, and keeps this turn alone.
+        let totals = rig.decode.state().totals;
+        assert_eq!((totals.pulls, totals.computed_prompts), (turn as u64 + 1, 0));
+        eventually("what was read is freed", || rig.decode.state().leases.len() == 1).await;
+        assert_eq!(rig.decode.state().totals.releases_after_read, turn as u64);
+    }
+    assert_eq!(rig.prefill.state().totals.computed_prompts, 1, "only the first turn from its beginning");
+    rig.decode.restart();
+    assert_eq!(rig.end().await.consumed, 4);
+}
+
+#[tokio::test]
+async fn a_turn_that_nobody_continues_is_freed_when_its_time_is_up() {
+    let rig = rig(Duration::from_millis(200), &[]).await;
+    say(&rig, &mut Vec::new(), prompt(30), false).await;
+    rig.settled().await;
+    let totals = rig.decode.state().totals;
+    assert_eq!((totals.expired, totals.releases_after_read), (1, 0));
+    assert_eq!(rig.end().await.consumed, 1, "what decode keeps is in no account of ours");
+}
+
+#[tokio::test]
+async fn a_turn_whose_time_is_almost_up_is_computed_by_prefill() {
+    let rig = rig(Duration::from_secs(2), &[]).await;
+    let mut turns = Vec::new();
+    say(&rig, &mut turns, prompt(30), false).await;
+    // Told of it, and it does not read what has less than 5 s left.
+    say(&rig, &mut turns, prompt(10), false).await;
+    let totals = rig.prefill.state().totals;
+    assert_eq!((totals.reuse_expired, totals.reuse_pulls), (1, 0));
+    rig.decode.restart();
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn an_offer_older_than_the_flag_allows_is_not_passed_on() {
+    let rig = rig(LEASE, &["--bidirectional-cache-ttl=1ms"]).await;
+    let mut turns = Vec::new();
+    say(&rig, &mut turns, prompt(30), false).await;
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    say(&rig, &mut turns, prompt(10), false).await;
+    let totals = rig.prefill.state().totals;
+    assert_eq!((totals.reuse_expired, totals.reuse_pulls), (0, 0));
+    assert_eq!(rig.decode.state().leases.len(), 2);
     rig.decode.restart();
     rig.end().await;
 }

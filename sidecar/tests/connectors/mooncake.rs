@@ -7,7 +7,8 @@ use kvferry_emulator::{Config, Emulator, Faults, Role};
 use serde_json::{Value, json};
 
 use crate::common::{
-    APIS, Ask, LEASE, Received, Rig, Scripted, Sidecar, eventually, json_answer, reserve_port,
+    APIS, Answer, Ask, LEASE, Received, Rig, Scripted, Sidecar, content, eventually, json_answer,
+    reserve_port,
 };
 use crate::hosts::own_host;
 
@@ -36,8 +37,13 @@ struct Scripts {
 
 impl Scripts {
     async fn start(said: Vec<u8>, flags: &[&str]) -> Self {
+        Self::answering(said, "{}", flags).await
+    }
+
+    /// `answer`: prefill's.
+    async fn answering(said: Vec<u8>, answer: &str, flags: &[&str]) -> Self {
         let bootstrap = Scripted::answering(said).await;
-        let prefill = Scripted::answering(json_answer(200, "{}")).await;
+        let prefill = Scripted::answering(json_answer(200, answer)).await;
         let decode = Scripted::answering(json_answer(200, "{}")).await;
         let port = format!("--mooncake-bootstrap-port={}", bootstrap.port());
         let sidecar = Sidecar::start(decode.port(), &[&[FLAG, port.as_str()], flags].concat());
@@ -217,4 +223,67 @@ async fn a_prefill_answer_that_is_no_json_object_is_the_prefill_engines_fault() 
     let answer = rig.ask(CHAT, APIS[0].body(false)).send(rig.address()).await;
     answer.is_error(502, "prefill_answer_invalid", &rig.prefill.host_port());
     rig.end().await;
+}
+
+#[tokio::test]
+async fn a_responses_prefill_goes_on_behind_every_token_that_could_end_it_and_is_not_stored() {
+    let rig = Scripts::start(json_answer(200, r#"{"0":{"engine_id":"e"}}"#), &[]).await;
+    for (body, rest) in [
+        (r#"{"input":"i"}"#, r#","ignore_eos":true,"stop_token_ids":[],"input":"i"}"#),
+        (
+            r#"{"ignore_eos": false, "stop_token_ids": [7] ,"stop":"x","store":true}"#,
+            r#""ignore_eos": true, "stop_token_ids": [] ,"stop":"x","store":false}"#,
+        ),
+    ] {
+        let ask = Ask::post("/v1/responses", body).prefill(&rig.prefill.host_port());
+        ask.send(rig.sidecar.address()).await.ok();
+        let leg = rig.prefill.requests().pop().unwrap();
+        assert!(leg.text().ends_with(rest), "{}", leg.text());
+        let leg: Value = serde_json::from_str(&leg.text()).unwrap();
+        assert_eq!(
+            (&leg["max_output_tokens"], &leg["stream"], &leg["store"]),
+            (&json!(1), &json!(false), &json!(false))
+        );
+    }
+    rig.sidecar.end().await;
+}
+
+#[tokio::test]
+async fn a_messages_prefill_that_ended_by_itself_has_decode_compute_the_prompt() {
+    for (reason, anew) in [("end_turn", true), ("max_tokens", false), ("stop_sequence", false)] {
+        let answer = format!(r#"{{"type":"message","stop_reason":"{reason}"}}"#);
+        let said = json_answer(200, r#"{"0":{"engine_id":"e"}}"#);
+        let rig = Scripts::answering(said, &answer, &[]).await;
+        let ask = Ask::post("/v1/messages", r#"{"max_tokens":9}"#).prefill(&rig.prefill.host_port());
+        ask.send(rig.sidecar.address()).await.ok();
+        let last = rig.decode.requests().pop().unwrap();
+        assert_eq!(params(&last).is_null(), anew, "{reason}: {}", last.text());
+        assert_eq!(rig.sidecar.end().await.handed_out, u64::from(!anew), "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn a_model_that_would_end_at_once_answers_every_api_as_one_engine_alone_would() {
+    let alone = Emulator::start(Config::default()).await.unwrap();
+    let host = own_host();
+    let prefill = Config { host, bootstrap_port: 8998, stop_after: Some(1), ..engine(Role::Prefill) };
+    let prefill = Emulator::start(prefill).await.unwrap();
+    let decode = Emulator::start(engine(Role::Decode)).await.unwrap();
+    let sidecar = Sidecar::start(decode.addr().port(), &[FLAG]);
+    let rig = Rig { prefill, decode, sidecar };
+    for route in APIS {
+        for stream in [false, true] {
+            let ask = |ask: Ask| ask.header("x-request-id", "id");
+            let expected = ask(Ask::post(route.path, route.body(stream))).send(alone.addr()).await.ok();
+            let answer = ask(rig.ask(route.path, route.body(stream))).send(rig.address()).await.ok();
+            let shown = |answer: &Answer| content(answer, &["usage"]);
+            assert_eq!(shown(&answer), shown(&expected), "{} stream={stream}", route.path);
+            rig.settled().await;
+        }
+    }
+    // Only Messages has no words against an early end.
+    let totals = rig.decode.state().totals;
+    assert_eq!((totals.pulls, totals.computed_prompts), (8, 2));
+    let counts = rig.end().await;
+    assert_eq!((counts.consumed, counts.expired), (8, 0));
 }

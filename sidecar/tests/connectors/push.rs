@@ -129,24 +129,34 @@ async fn an_engine_that_is_known_gets_both_legs_at_once() {
 }
 
 #[tokio::test]
-async fn a_stream_shows_what_prefill_had_cached_whether_or_not_it_waited_for_that() {
+async fn an_answer_shows_what_prefill_had_cached_whether_or_not_it_waited_for_that() {
     let usage = |cached: u32| format!(r#""usage":{{"prompt_tokens_details":{{"cached_tokens":{cached}}}}}"#);
-    let told = identity("e-1").replacen('{', &format!("{{{},", usage(5)), 1);
-    let prefill = Scripted::answering(json_answer(200, &told)).await;
-    let decode = Scripted::start(move |mut exchange| async move {
-        exchange.write(sse_head()).await;
-        exchange.write(chunk(&format!("data: {{{}}}\n\n", usage(63)))).await;
-        exchange.write(chunk("")).await;
-        Some(exchange)
-    })
-    .await;
-    let sidecar = Sidecar::start(decode.port(), &[PUSH]);
-    for _ in 0..2 {
-        let answer =
-            Ask::post(CHAT.path, "{}").prefill(&prefill.host_port()).send(sidecar.address()).await.ok();
-        assert_eq!(answer.text(), format!("data: {{{}}}\n\n", usage(5)));
+    for stream in [false, true] {
+        let told = identity("e-1").replacen('{', &format!("{{{},", usage(5)), 1);
+        let prefill = Scripted::answering(json_answer(200, &told)).await;
+        let decode = Scripted::start(move |mut exchange| async move {
+            if stream {
+                exchange.write(sse_head()).await;
+                exchange.write(chunk(&format!("data: {{{}}}\n\n", usage(63)))).await;
+                exchange.write(chunk("")).await;
+            } else {
+                exchange.write(json_answer(200, &format!("{{ {} }}", usage(63)))).await;
+            }
+            Some(exchange)
+        })
+        .await;
+        let sidecar = Sidecar::start(decode.port(), &[PUSH]);
+        let expected =
+            if stream { format!("data: {{{}}}\n\n", usage(5)) } else { format!("{{ {} }}", usage(5)) };
+        // The first is served serially, the second with both legs at once.
+        for _ in 0..2 {
+            let ask = Ask::post(CHAT.path, "{}").prefill(&prefill.host_port());
+            assert_eq!(ask.send(sidecar.address()).await.ok().text(), expected);
+        }
+        let named = |leg: &Received| params(leg)["big"].is_u64();
+        assert_eq!(decode.requests().iter().map(named).collect::<Vec<_>>(), [true, false]);
+        assert_eq!(sidecar.end().await.consumed, 2);
     }
-    sidecar.end().await;
 }
 
 #[tokio::test]
@@ -304,6 +314,24 @@ async fn an_error_of_the_prefill_engine_is_passed_on_and_ends_decode() {
     }
     assert_eq!(rig.decode.state().totals.computed_prompts, 0);
     rig.end().await;
+}
+
+#[tokio::test]
+async fn a_prefill_engine_that_stays_broken_is_asked_once_more_for_a_decode_that_waits_and_no_further() {
+    for broken in [
+        Faults { status: Some(503), delay_ms: 20, ..Faults::default() },
+        Faults { status: Some(500), delay_ms: 20, ..Faults::default() },
+    ] {
+        let rig = met(&[]).await;
+        let before = rig.prefill.requests().len();
+        rig.prefill.set_faults(Faults { path: Some(CHAT.path.into()), ..broken });
+        let answer = rig.ask(CHAT.path, CHAT.body(true)).send(rig.address()).await;
+        assert!(answer.status.is_server_error());
+        rig.settled().await;
+        assert_eq!(rig.prefill.requests().len(), before + 2);
+        assert_eq!(rig.sidecar.ledger().expired, 1, "nothing came of it");
+        rig.end().await;
+    }
 }
 
 #[tokio::test]

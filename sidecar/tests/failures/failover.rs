@@ -78,6 +78,50 @@ async fn other_candidates_are_tried_in_their_order_if_that_is_allowed() {
 }
 
 #[tokio::test]
+async fn a_candidate_that_is_not_there_is_left_at_once_and_one_that_broke_is_tried_again() {
+    let flags =
+        ["--prefill-failure-policy=retry-other", "--prefill-max-retries=1", "--prefill-retry-backoff=1h"];
+    let rig = Rig::with(&flags).await;
+    let (dead, _reserved) = reserve_port();
+    let list = format!("127.0.0.1:{dead}, {}", rig.prefill.host_port());
+    // Nothing ran there, so there is nothing to wait for.
+    ask(&list).send(rig.address()).await.ok();
+    assert_eq!(rig.prefill.requests().len(), 1);
+    rig.end().await;
+
+    let flags =
+        ["--prefill-failure-policy=retry-other", "--prefill-max-retries=1", "--prefill-retry-backoff=1ms"];
+    let rig = Rig::with(&flags).await;
+    let second = second_prefill().await;
+    rig.prefill.set_faults(fails(503, 1));
+    let list = format!("{}, {}", rig.prefill.host_port(), second.host_port());
+    ask(&list).send(rig.address()).await.ok();
+    assert_eq!((rig.prefill.requests().len(), second.requests().len()), (2, 0));
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn without_another_candidate_an_engine_that_is_not_there_is_waited_for() {
+    // Far more patience than the engine takes to start.
+    let patience = ["--prefill-max-retries=3000", "--prefill-retry-backoff=10ms"];
+    let others = [&patience[..], &["--prefill-failure-policy=retry-other"]].concat();
+    for flags in [&patience[..], &others] {
+        let rig = Rig::with(flags).await;
+        let (port, reserved) = reserve_port();
+        let ask = ask(&format!("127.0.0.1:{port}"));
+        let waiting = tokio::spawn(ask.send(rig.address()));
+        eventually("the client waits", || rig.sidecar.connections() == 1).await;
+        drop(reserved);
+        let late = Emulator::start(Config { port, kv_lease: crate::common::LEASE, ..Config::default() })
+            .await
+            .unwrap();
+        waiting.await.unwrap().ok();
+        assert_eq!(late.requests().len(), 1);
+        rig.end().await;
+    }
+}
+
+#[tokio::test]
 async fn by_default_only_the_first_candidate_counts() {
     let rig = Rig::start().await;
     let (dead, _reserved) = reserve_port();

@@ -9,7 +9,7 @@ use kvferry_handoff::Counts;
 use serde_json::Value;
 use socket2::Socket;
 
-use crate::column::Column;
+use crate::column::{Column, SESSION};
 use crate::common::{
     Ask, Dice, LEASE, LONG_GRACE, Opened, PATIENCE, SHORT_GRACE, Sidecar, eventually, reserve_port,
 };
@@ -43,6 +43,8 @@ pub(crate) struct Cell {
     _decode_port: Socket,
     sidecar: Sidecar,
     before: Counts,
+    /// What was said in the turn before, if there was one.
+    reply: Option<String>,
 }
 
 /// Flags that an event needs. Limits are as short as a busy machine allows for what comes before the event.
@@ -76,6 +78,9 @@ pub(crate) async fn run(column: Column, event: Event, expected: &Expected) -> Ve
         if !leg.allows(seen) {
             differs.push(format!("{engine} got {seen} legs, not {leg:?}"));
         }
+    }
+    if !cell.reuses() {
+        differs.push("prefill was not told of the turn before".to_owned());
     }
     let expired = cell.prefill.as_ref().map_or(0, |prefill| prefill.state().totals.expired);
     if match expected.end.held {
@@ -115,6 +120,7 @@ impl Cell {
             _decode_port: decode_port,
             sidecar,
             before,
+            reply: None,
         }
     }
 
@@ -130,8 +136,21 @@ impl Cell {
         self.sidecar.address()
     }
 
+    /// What the client asks for when the event happens.
+    fn body(&self, stream: bool, tokens: usize) -> Value {
+        let body = self.column.body(stream, tokens);
+        match &self.reply {
+            Some(reply) => Column::next_turn(body, reply),
+            None => body,
+        }
+    }
+
     fn ask(&self, body: &Value) -> Ask {
-        Ask::post(self.column.path(), body.to_string()).prefill(&self.prefill().host_port())
+        self.ask_of(&self.prefill().host_port(), body)
+    }
+
+    fn ask_of(&self, target: &str, body: &Value) -> Ask {
+        Ask::post(self.column.path(), body.to_string()).prefill(target).header("x-session-token", SESSION)
     }
 
     /// What has to be so before the event can happen.
@@ -141,6 +160,10 @@ impl Cell {
             // Only its answer tells who the prefill engine is.
             self.ask(&body).send(self.address()).await.ok();
         }
+        if self.column == Column::Bidirectional {
+            let answer = self.ask(&self.column.body(false, SHORT)).send(self.address()).await.ok().json();
+            self.reply = answer["choices"][0]["message"]["content"].as_str().map(str::to_owned);
+        }
         if self.column == Column::DecodeFirst && self.event.is_for_first() {
             // The prompt is in the storage, so the decode engine takes the request when it is asked first.
             let mut store = body.clone();
@@ -149,8 +172,8 @@ impl Cell {
         }
         let ledger = || self.sidecar.ledger();
         eventually("nothing is outstanding", || ledger().outstanding() == 0).await;
-        eventually("engines are idle", || self.prefill().state().idle() && self.decode().state().idle())
-            .await;
+        let idle = |engine: &Emulator| self.column.is_idle(engine);
+        eventually("engines are idle", || idle(self.prefill()) && idle(self.decode())).await;
         self.prefill().clear_requests();
         self.decode().clear_requests();
         self.before = self.sidecar.ledger();
@@ -207,7 +230,7 @@ impl Cell {
             | Event::HugeBody => {}
         }
         let streams = self.event != Event::WholeAnswerBreaksOff;
-        let ask = self.ask(&self.column.body(streams, SHORT));
+        let ask = self.ask(&self.body(streams, SHORT));
         match self.event {
             Event::PrefillIsAway if self.column == Column::Push => {
                 // It is the address that is known.
@@ -217,8 +240,7 @@ impl Cell {
             Event::PrefillIsAway => {
                 // What is beside it, like a bootstrap server, is still there.
                 let target = format!("{}:1", self.prefill().addr().ip());
-                let body = self.column.body(true, SHORT).to_string();
-                self.seen(Ask::post(self.column.path(), body).prefill(&target)).await
+                self.seen(self.ask_of(&target, &self.body(true, SHORT))).await
             }
             Event::DecodeIsAway => {
                 self.decode.take().expect("it is there until now").stop();
@@ -230,7 +252,7 @@ impl Cell {
                 self.seen(ask).await
             }
             Event::HugeBody => {
-                let mut body = self.column.body(true, SHORT);
+                let mut body = self.body(true, SHORT);
                 body["user"] = "x".repeat(8000).into();
                 self.seen(self.ask(&body)).await
             }
@@ -255,7 +277,7 @@ impl Cell {
     /// Something happens when the client has a part of its stream.
     async fn in_stream(&self) -> String {
         self.decode().set_speeds(Speeds { itl_ms: 20, ..Speeds::default() });
-        let ask = self.ask(&self.column.body(true, LONG));
+        let ask = self.ask(&self.body(true, LONG));
         let mut answer = ask.open(self.address()).await.unwrap();
         let mut read = String::new();
         // More than what a prefill engine could have computed.
@@ -294,7 +316,7 @@ impl Cell {
         self.prefill_does(Faults { delay_ms: 2, ..Faults::default() });
         let mut dice = Dice::new(20_261_121);
         for n in 0..ATTEMPTS {
-            let ask = self.ask(&self.column.body(n % 2 == 0, SHORT));
+            let ask = self.ask(&self.body(n % 2 == 0, SHORT));
             let client = tokio::spawn(ask.try_send(self.address()));
             tokio::time::sleep(Duration::from_micros(dice.below(9_000))).await;
             client.abort();
@@ -316,7 +338,8 @@ impl Cell {
     /// Waits until nothing is held, nothing runs and the ledger says what it is to say. `Some`: that was not to be.
     async fn settles(&self, account: Account) -> Option<String> {
         let deadline = Instant::now() + PATIENCE;
-        let idle = |engine: &Option<Emulator>| engine.as_ref().is_none_or(|engine| engine.state().idle());
+        let idle =
+            |engine: &Option<Emulator>| engine.as_ref().is_none_or(|engine| self.column.is_idle(engine));
         let mut steady = 0;
         loop {
             let counts = self.sidecar.ledger();
@@ -346,6 +369,14 @@ impl Cell {
     fn legs(&self, engine: Option<&Emulator>) -> usize {
         let requests = engine.map_or_else(Vec::new, Emulator::requests);
         requests.iter().filter(|request| request.path == self.column.path()).count()
+    }
+
+    /// Whether a prefill leg behind a turn was told where that turn's KV is. Of several, the first.
+    fn reuses(&self) -> bool {
+        let requests = self.prefill.as_ref().map_or_else(Vec::new, Emulator::requests);
+        let leg = requests.iter().find(|request| request.path == self.column.path());
+        let body = leg.and_then(|leg| leg.body.as_deref());
+        self.reply.is_none() || body.is_none_or(|body| body.contains("\"remote_num_tokens\""))
     }
 
     /// Afterwards everything works, as far as there are engines. Returns how often KV was handed out and read for it.
@@ -405,7 +436,10 @@ pub(crate) async fn rest(mut answer: Opened, mut read: String) -> String {
         }
     } else {
         match header("x-emulator-role") {
-            "prefill" if read == WORDS => Sees::Words(Engine::Prefill, status),
+            // Its own as well: what it could not read back.
+            "prefill" if read == WORDS || read.contains("KV load failed") => {
+                Sees::Words(Engine::Prefill, status)
+            }
             // Words that no fault put into its mouth are its own as well.
             "decode" => Sees::Words(Engine::Decode, status),
             _ => return format!("{status} {read}"),

@@ -8,6 +8,12 @@ use serde_json::{Value, json};
 use crate::common::{APIS, LEASE, prompt};
 use crate::hosts::own_host;
 
+/// Tokens of a reply that ends by itself, as only such replies are continued from.
+const REPLY: usize = 8;
+
+/// The session token of an earlier turn: base64 of `llm/decode-0-rank-0`.
+pub(crate) const SESSION: &str = "bGxtL2RlY29kZS0wLXJhbmstMA==";
+
 /// A way to hand a request over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Column {
@@ -17,6 +23,8 @@ pub(crate) enum Column {
     FirstToken,
     /// `nixlv2` with decode in chunks.
     Chunked,
+    /// `nixlv2` with KV that goes back: the second turn of a chat, whose prefill reads the first from decode.
+    Bidirectional,
     /// `nixlv2` in push mode, to a prefill engine that is known.
     Push,
     /// `nixlv2` with MoRI-IO's WRITE mode, one leg after the other.
@@ -38,15 +46,16 @@ pub(crate) enum Column {
 }
 
 use Column::{
-    Atom, Chunked, DecodeFirst, FirstToken, Mooncake, MoriIo, MoriIoParallel, Nixl, Offloading, Push, Sglang,
-    Shared,
+    Atom, Bidirectional, Chunked, DecodeFirst, FirstToken, Mooncake, MoriIo, MoriIoParallel, Nixl,
+    Offloading, Push, Sglang, Shared,
 };
 
 impl Column {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Nixl,
         FirstToken,
         Chunked,
+        Bidirectional,
         Push,
         MoriIo,
         MoriIoParallel,
@@ -64,6 +73,7 @@ impl Column {
             Nixl => "nixlv2",
             FirstToken => "nixlv2, first token ahead",
             Chunked => "nixlv2, chunked decode",
+            Bidirectional => "nixlv2, bidirectional",
             Push => "nixlv2, push",
             MoriIo => "nixlv2, MoRI-IO",
             MoriIoParallel => "nixlv2, MoRI-IO parallel",
@@ -83,6 +93,9 @@ impl Column {
             Nixl => vec![connector("nixlv2")],
             FirstToken => vec!["--first-token-forwarding".to_owned()],
             Chunked => vec!["--decode-chunk-size=4".to_owned()],
+            Bidirectional => {
+                ["--bidirectional-kv", "--pod-namespace=llm", "--pod-name=decode-0"].map(str::to_owned).into()
+            }
             Push => vec!["--nixl-push-mode".to_owned()],
             MoriIo | MoriIoParallel => {
                 let mut flags = vec![
@@ -113,6 +126,7 @@ impl Column {
         match self {
             // Where its bootstrap server is cannot be said by a flag.
             Sglang => (prefill.host, prefill.bootstrap_port) = (own_host(), 8998),
+            Bidirectional => (decode.decoder_kv_ttl, decode.stop_after) = (Some(LEASE), Some(REPLY)),
             Shared | DecodeFirst => {
                 let store = SharedStore::in_memory();
                 (prefill.shared_store, decode.shared_store) = (Some(store.clone()), Some(store));
@@ -141,6 +155,25 @@ impl Column {
             body["cache_hit_threshold"] = 0.5.into();
         }
         body
+    }
+
+    /// `body` as the turn that follows it and its `reply`.
+    pub(crate) fn next_turn(mut body: Value, reply: &str) -> Value {
+        let turns = body["messages"].as_array_mut().unwrap();
+        turns.push(json!({"role": "assistant", "content": reply}));
+        turns.push(json!({"role": "user", "content": prompt(60)}));
+        // As long as it was asked to be, for what happens in the middle of it.
+        body["ignore_eos"] = true.into();
+        body
+    }
+
+    /// Whether this engine does and holds nothing. What decode keeps for a chat's next turn is not the sidecar's to free.
+    pub(crate) fn is_idle(self, engine: &Emulator) -> bool {
+        let state = engine.state();
+        let keeps = self == Bidirectional && state.role == Role::Decode.as_str();
+        let nothing_runs =
+            state.requests.running + state.requests.waiting == 0 && state.blocks.held.running == 0;
+        state.idle() || keeps && nothing_runs
     }
 
     /// Whether the ledger knows of its KV.

@@ -89,8 +89,8 @@ impl Event {
                  fetched its KV, so there the limit of prefill ends both."
             }
             Self::WholeAnswerBreaksOff => {
-                "At once. Where the sidecar has a number to correct in it, the answer is held until it is whole, and becomes an error; else it \
-                 flows, and is cut."
+                "At once. Where the sidecar has a number to correct in it, or decode was sent beside prefill, the answer is held until it is \
+                 whole, and becomes an error; else it flows, and is cut."
             }
             Self::StreamHangs => "After {decode-stall-timeout} without a byte.",
             Self::ReleaseIsRefused => "At once. The release is tried 4 times, and nobody waits for it.",

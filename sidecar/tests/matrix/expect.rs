@@ -54,6 +54,8 @@ pub(crate) enum Leg {
     Twice,
     /// The engine had closed a kept connection, for all one can know, so it is sent once more on a new one.
     Again,
+    /// And once more for a decode engine that may wait for it; its engine fails that too.
+    OnceMore,
     /// And again until decode, which may wait for it, has its KV, or until the release is given up.
     Repeated,
     /// One chunk after the other.
@@ -68,7 +70,7 @@ impl Leg {
             Self::No => seen == 0,
             Self::Once => seen == 1,
             Self::Cancelled => seen <= 1,
-            Self::Twice | Self::Again => seen == 2,
+            Self::Twice | Self::Again | Self::OnceMore => seen == 2,
             Self::Repeated => (2..=5).contains(&seen),
             Self::Chunks => seen >= 2,
             Self::Varies => true,
@@ -82,6 +84,7 @@ impl Leg {
             Self::Cancelled => "cancelled",
             Self::Twice => "asked first, then again",
             Self::Again => "once, and once more on a new connection",
+            Self::OnceMore => "once, and once more for a decode engine that still waits",
             Self::Repeated => "once, and again for a decode engine that still waits",
             Self::Chunks => "chunk by chunk",
             Self::Varies => "in some",

@@ -2,12 +2,12 @@
 
 use crate::column::Column;
 use crate::column::Column::{
-    Atom, Chunked, DecodeFirst, FirstToken, Mooncake, MoriIo, MoriIoParallel, Nixl, Offloading, Push, Sglang,
-    Shared,
+    Atom, Bidirectional, Chunked, DecodeFirst, FirstToken, Mooncake, MoriIo, MoriIoParallel, Nixl,
+    Offloading, Push, Sglang, Shared,
 };
 use crate::event::Event;
 use crate::expect::Engine::{Decode, Prefill};
-use crate::expect::Leg::{Again, Cancelled, Chunks, No, Once, Repeated, Twice, Varies};
+use crate::expect::Leg::{Again, Cancelled, Chunks, No, Once, OnceMore, Repeated, Twice, Varies};
 use crate::expect::Sees::{Answer, Cut, Error, ErrorEvent, Nothing, Words};
 use crate::expect::{
     CACHE, End, FED, LEASE, Leg, MAYBE_LEASE, NOTHING, READ, RELEASED, SETTLED, SOME_CACHED, SOME_LEASES,
@@ -50,7 +50,7 @@ pub(crate) const MATRIX: &[Row] = &[
         Event::PrefillRefuses,
         &[
             cell(
-                &[Nixl, FirstToken, Chunked, MoriIo, Atom, Offloading, Shared],
+                &[Nixl, FirstToken, Chunked, Bidirectional, MoriIo, Atom, Offloading, Shared],
                 Words(Prefill, 422),
                 Once,
                 No,
@@ -64,13 +64,13 @@ pub(crate) const MATRIX: &[Row] = &[
         Event::PrefillFails,
         &[
             cell(
-                &[Nixl, FirstToken, Chunked, MoriIo, Atom, Offloading, Shared],
+                &[Nixl, FirstToken, Chunked, Bidirectional, MoriIo, Atom, Offloading, Shared],
                 Words(Prefill, 503),
                 Once,
                 No,
                 NOTHING,
             ),
-            cell(&[Push], Words(Prefill, 503), Repeated, Cancelled, UNFED),
+            cell(&[Push], Words(Prefill, 503), OnceMore, Cancelled, UNFED),
             cell(&[MoriIoParallel, Mooncake], Words(Prefill, 503), Once, Cancelled, RELEASED),
             cell(&[Sglang], Words(Prefill, 503), Once, Cancelled, NOTHING),
             cell(&[DecodeFirst], Words(Prefill, 503), Once, Once, NOTHING),
@@ -80,7 +80,7 @@ pub(crate) const MATRIX: &[Row] = &[
         Event::PrefillIsAway,
         &[
             cell(
-                &[Nixl, FirstToken, Chunked, Atom, Offloading, Shared],
+                &[Nixl, FirstToken, Chunked, Bidirectional, Atom, Offloading, Shared],
                 Error(502, "prefill_unreachable"),
                 No,
                 No,
@@ -96,7 +96,13 @@ pub(crate) const MATRIX: &[Row] = &[
     row(
         Event::PrefillBreaksOff,
         &[
-            cell(&[Nixl, FirstToken, Chunked, Atom], Error(502, "prefill_broke"), Once, No, UNHEARD),
+            cell(
+                &[Nixl, FirstToken, Chunked, Bidirectional, Atom],
+                Error(502, "prefill_broke"),
+                Once,
+                No,
+                UNHEARD,
+            ),
             cell(&[MoriIo], Error(502, "prefill_broke"), Once, No, RELEASED),
             cell(&[Push], Error(502, "prefill_broke"), Repeated, Cancelled, FED),
             cell(&[MoriIoParallel, Mooncake], Error(502, "prefill_broke"), Once, Cancelled, RELEASED),
@@ -110,7 +116,7 @@ pub(crate) const MATRIX: &[Row] = &[
         Event::PrefillTalksNonsense,
         &[
             cell(
-                &[Nixl, FirstToken, Chunked, Atom, Offloading],
+                &[Nixl, FirstToken, Chunked, Bidirectional, Atom, Offloading],
                 Error(502, "prefill_answer_invalid"),
                 Once,
                 No,
@@ -135,7 +141,7 @@ pub(crate) const MATRIX: &[Row] = &[
         Event::PrefillHangs,
         &[
             cell(
-                &[Nixl, FirstToken, Chunked, Atom, Offloading, Shared],
+                &[Nixl, FirstToken, Chunked, Bidirectional, Atom, Offloading, Shared],
                 Error(504, "prefill_timeout"),
                 Once,
                 No,
@@ -159,6 +165,8 @@ pub(crate) const MATRIX: &[Row] = &[
         Event::DecodeIsAway,
         &[
             cell(&[Nixl, Chunked, MoriIo, Atom], Error(503, "decode_unreachable"), Once, No, LEASE),
+            // It cannot read back what that engine has kept.
+            cell(&[Bidirectional], Words(Prefill, 500), Once, No, NOTHING),
             cell(&[FirstToken], Cut, Once, No, LEASE),
             cell(
                 &[Push, MoriIoParallel, Mooncake],
@@ -176,7 +184,7 @@ pub(crate) const MATRIX: &[Row] = &[
     row(
         Event::DecodeFails,
         &[
-            cell(&[Nixl, Chunked, MoriIo], Words(Decode, 503), Once, Once, RELEASED),
+            cell(&[Nixl, Chunked, Bidirectional, MoriIo], Words(Decode, 503), Once, Once, RELEASED),
             cell(&[FirstToken], Cut, Once, Once, RELEASED),
             cell(&[Push, MoriIoParallel, Mooncake], Words(Decode, 503), Cancelled, Once, RELEASED),
             cell(&[Atom], Words(Decode, 503), Once, Once, LEASE),
@@ -190,6 +198,7 @@ pub(crate) const MATRIX: &[Row] = &[
         Event::DecodeBreaksOff,
         &[
             cell(&[Nixl, Chunked, MoriIo], Error(502, "decode_broke"), Once, Once, RELEASED),
+            cell(&[Bidirectional], Error(502, "decode_broke"), Once, Again, RELEASED),
             cell(&[FirstToken], Cut, Once, Once, RELEASED),
             cell(&[Push], Error(502, "decode_broke"), Cancelled, Again, RELEASED),
             cell(&[MoriIoParallel, Mooncake], Error(502, "decode_broke"), Cancelled, Once, RELEASED),
@@ -203,7 +212,7 @@ pub(crate) const MATRIX: &[Row] = &[
     row(
         Event::DecodeHangs,
         &[
-            cell(&[Nixl, Chunked, MoriIo], Error(504, "decode_stalled"), Once, Once, RELEASED),
+            cell(&[Nixl, Chunked, Bidirectional, MoriIo], Error(504, "decode_stalled"), Once, Once, RELEASED),
             cell(&[FirstToken], Cut, Once, Once, RELEASED),
             cell(&[Push, MoriIoParallel, Mooncake], Error(504, "decode_stalled"), Once, Once, RELEASED),
             cell(&[Atom], Error(504, "decode_stalled"), Once, Once, LEASE),
@@ -216,17 +225,30 @@ pub(crate) const MATRIX: &[Row] = &[
     row(
         Event::WholeAnswerBreaksOff,
         &[
-            cell(&[Nixl, FirstToken, Chunked, MoriIo], Error(502, "decode_broke"), Once, Once, RELEASED),
+            cell(
+                &[Nixl, FirstToken, Chunked, Bidirectional, MoriIo],
+                Error(502, "decode_broke"),
+                Once,
+                Once,
+                RELEASED,
+            ),
             cell(&[Atom], Error(502, "decode_broke"), Once, Once, UNPROVEN),
-            cell(&[Push, MoriIoParallel, Mooncake], Cut, Once, Once, READ),
-            cell(&[Sglang, Offloading, Shared], Cut, Once, Once, NOTHING),
+            cell(&[Push, MoriIoParallel, Mooncake], Error(502, "decode_broke"), Once, Once, RELEASED),
+            cell(&[Sglang], Error(502, "decode_broke"), Once, Once, NOTHING),
+            cell(&[Offloading, Shared], Cut, Once, Once, NOTHING),
             cell(&[DecodeFirst], Error(502, "decode_broke"), No, Once, NOTHING),
         ],
     ),
     row(
         Event::StreamBreaksOff,
         &[
-            cell(&[Nixl, FirstToken, Push, MoriIo, MoriIoParallel, Atom, Mooncake], Cut, Once, Once, READ),
+            cell(
+                &[Nixl, FirstToken, Bidirectional, Push, MoriIo, MoriIoParallel, Atom, Mooncake],
+                Cut,
+                Once,
+                Once,
+                READ,
+            ),
             cell(&[Chunked], ErrorEvent(502), Once, Chunks, READ),
             cell(&[Sglang, Offloading, Shared], Cut, Once, Once, NOTHING),
             cell(&[DecodeFirst], Cut, No, Once, NOTHING),
@@ -235,7 +257,13 @@ pub(crate) const MATRIX: &[Row] = &[
     row(
         Event::StreamHangs,
         &[
-            cell(&[Nixl, FirstToken, Push, MoriIo, MoriIoParallel, Atom, Mooncake], Cut, Once, Once, READ),
+            cell(
+                &[Nixl, FirstToken, Bidirectional, Push, MoriIo, MoriIoParallel, Atom, Mooncake],
+                Cut,
+                Once,
+                Once,
+                READ,
+            ),
             cell(&[Chunked], ErrorEvent(504), Once, Chunks, READ),
             cell(&[Sglang, Offloading, Shared], Cut, Once, Once, NOTHING),
             cell(&[DecodeFirst], Cut, No, Once, NOTHING),
@@ -244,7 +272,7 @@ pub(crate) const MATRIX: &[Row] = &[
     row(
         Event::ReleaseIsRefused,
         &[
-            cell(&[Nixl, Chunked, MoriIo, Atom], Words(Decode, 500), Once, Once, LEASE),
+            cell(&[Nixl, Chunked, Bidirectional, MoriIo, Atom], Words(Decode, 500), Once, Once, LEASE),
             cell(&[FirstToken], Cut, Once, Once, LEASE),
             cell(&[Push, MoriIoParallel, Mooncake], Words(Decode, 500), Cancelled, Once, MAYBE_LEASE),
             cell(&[Sglang], Words(Decode, 500), Cancelled, Once, NOTHING),
@@ -257,7 +285,7 @@ pub(crate) const MATRIX: &[Row] = &[
         Event::RequestTakesTooLong,
         &[
             cell(
-                &[Nixl, Chunked, Push, MoriIo, MoriIoParallel, Mooncake],
+                &[Nixl, Chunked, Bidirectional, Push, MoriIo, MoriIoParallel, Mooncake],
                 Error(504, "request_timeout"),
                 Once,
                 Once,
@@ -273,7 +301,13 @@ pub(crate) const MATRIX: &[Row] = &[
     row(
         Event::ClientLeavesInPrefill,
         &[
-            cell(&[Nixl, FirstToken, Chunked, Atom, Offloading, Shared], Nothing, Once, No, NOTHING),
+            cell(
+                &[Nixl, FirstToken, Chunked, Bidirectional, Atom, Offloading, Shared],
+                Nothing,
+                Once,
+                No,
+                NOTHING,
+            ),
             cell(&[MoriIo], Nothing, Once, No, RELEASED),
             cell(&[Push], Nothing, Repeated, Cancelled, FED),
             cell(&[MoriIoParallel, Mooncake], Nothing, Once, Cancelled, RELEASED),
@@ -284,7 +318,7 @@ pub(crate) const MATRIX: &[Row] = &[
     row(
         Event::ClientLeavesAsPrefillEnds,
         &[
-            cell(&[Nixl, FirstToken, Chunked, MoriIo], Nothing, Once, No, RELEASED),
+            cell(&[Nixl, FirstToken, Chunked, Bidirectional, MoriIo], Nothing, Once, No, RELEASED),
             cell(&[Push, MoriIoParallel, Mooncake], Nothing, Once, Cancelled, RELEASED),
             cell(&[Atom], Nothing, Once, No, LEASE),
             cell(&[Sglang], Nothing, Once, Cancelled, NOTHING),
@@ -296,7 +330,7 @@ pub(crate) const MATRIX: &[Row] = &[
         Event::ClientLeavesBetween,
         &[
             cell(
-                &[Nixl, FirstToken, Chunked, Push, MoriIo, MoriIoParallel, Mooncake],
+                &[Nixl, FirstToken, Chunked, Bidirectional, Push, MoriIo, MoriIoParallel, Mooncake],
                 Nothing,
                 Varies,
                 Varies,
@@ -311,7 +345,7 @@ pub(crate) const MATRIX: &[Row] = &[
         Event::ClientLeavesInDecode,
         &[
             cell(
-                &[Nixl, FirstToken, Chunked, Push, MoriIo, MoriIoParallel, Mooncake],
+                &[Nixl, FirstToken, Chunked, Bidirectional, Push, MoriIo, MoriIoParallel, Mooncake],
                 Nothing,
                 Once,
                 Once,
@@ -328,7 +362,7 @@ pub(crate) const MATRIX: &[Row] = &[
         Event::ClientLeavesInStream,
         &[
             cell(
-                &[Nixl, FirstToken, Push, MoriIo, MoriIoParallel, Atom, Mooncake],
+                &[Nixl, FirstToken, Bidirectional, Push, MoriIo, MoriIoParallel, Atom, Mooncake],
                 Nothing,
                 Once,
                 Once,

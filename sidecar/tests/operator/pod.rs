@@ -21,7 +21,15 @@ impl Pod {
     }
 
     pub(crate) async fn start_with(variables: &[(&str, &str)], flags: &[&str]) -> Self {
-        let (prefill, decode) = (engine().await, engine().await);
+        Self::between([engine().await, engine().await], variables, flags).await
+    }
+
+    /// With these engines, for prefill and for decode.
+    pub(crate) async fn between(
+        [prefill, decode]: [Emulator; 2],
+        variables: &[(&str, &str)],
+        flags: &[&str],
+    ) -> Self {
         let ((port, _one), (admin, _two)) = (reserve_port(), reserve_port());
         let usual = [
             "--secure-serving=false".to_owned(),

@@ -1,6 +1,7 @@
 //! Connections are kept on both sides, and one that the other side has closed costs nobody an answer.
 
 use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
 
 use crate::common::{
     APIS, Ask, Client, Protocol, Received, Rig, Scripted, Sidecar, chunk, json_answer, sse_head,
@@ -89,6 +90,69 @@ async fn an_engine_that_closes_after_every_answer_loses_none() {
         assert_eq!(answer.text(), r#"{"said":1}"#, "request {n}");
     }
     sidecar.end().await;
+}
+
+/// An engine that closes a connection when a second request has come on it, without a word.
+async fn closing_on_the_second() -> Scripted {
+    let used = Arc::new(Mutex::new(HashSet::new()));
+    Scripted::start(move |mut exchange| {
+        let first = used.lock().unwrap().insert(exchange.request.connection);
+        async move {
+            if !first {
+                return None;
+            }
+            exchange.write(json_answer(200, r#"{"said":1}"#)).await;
+            Some(exchange)
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_request_that_met_the_end_of_a_kept_connection_is_repeated_if_that_does_no_harm() {
+    let small = "x".repeat(64 * 1024);
+    let large = "x".repeat(64 * 1024 + 1);
+    for (method, path, body, repeated) in [
+        ("POST", "/v1/completions", small.as_str(), true),
+        ("POST", "/v1/chat/completions", "{}", true),
+        ("POST", "/v1/completions", "", true),
+        ("PUT", "/x", "{}", true),
+        ("DELETE", "/x", "", true),
+        ("GET", "/v1/models", "", true),
+        // The engine may have done it: it loads something twice, say.
+        ("POST", "/v1/load_lora_adapter", "{}", false),
+        ("POST", "/sleep", "", false),
+        ("PATCH", "/x", "{}", false),
+        // Not kept for a second try.
+        ("POST", "/v1/completions", large.as_str(), false),
+    ] {
+        let engine = closing_on_the_second().await;
+        let sidecar = Sidecar::start(engine.port(), &["--workers=1"]);
+        let mut client = Client::connect(sidecar.address(), Protocol::Http1).await;
+        client.send(Ask::get("/v1/models")).await.ok();
+        let answer = client.send(Ask::new(method, path, body)).await;
+        if repeated {
+            assert_eq!(answer.ok().text(), r#"{"said":1}"#);
+        } else {
+            answer.is_error(502, "decode_broke", "before its answer was complete");
+        }
+        let requests = engine.requests();
+        let seen: Vec<_> = requests[1..].iter().map(|request| (request.connection, request.text())).collect();
+        let expected = [(0, body.to_owned()), (1, body.to_owned())];
+        assert_eq!(seen, expected[..=usize::from(repeated)], "{method} {path}");
+        sidecar.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_small_body_that_stops_arriving_is_told_and_never_sent() {
+    let rig = Rig::with(&["--body-timeout=100ms"]).await;
+    let mut client = crate::common::Raw::connect(rig.address()).await;
+    client.write("POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 6\r\n\r\nhalf").await;
+    let answer = client.rest().await;
+    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("body_stalled"), "{answer}");
+    assert!(rig.decode.requests().is_empty());
+    rig.end().await;
 }
 
 #[tokio::test]

@@ -58,10 +58,22 @@ async fn a_rank_whose_engine_is_gone_fails_alone_and_comes_back_with_it() {
             answer.await.ok();
         }
     }
-    // What prefill had handed out for the dead engine has nobody left to give it back through.
+    // What prefill had handed out for the dead engine was given back through the others'.
     let counts = pod.sidecar.ledger();
-    assert_eq!(counts.outstanding(), 0, "{counts:?}");
-    pod.prefill.restart();
+    assert_eq!((counts.outstanding(), counts.released, counts.expired), (0, 2, 0), "{counts:?}");
+    pod.end().await;
+}
+
+#[tokio::test]
+async fn kv_for_an_engine_that_hangs_is_given_back_through_another_rank() {
+    let pod = Pod::start(&[]).await;
+    pod.engines.of(1).set_faults(Faults { hang: true, ..Faults::default() });
+    let waiting = tokio::spawn(pod.ask(APIS[0].path, APIS[0].body(true)).try_send(pod.rank(1)));
+    eventually("decode hangs", || pod.engines.of(1).requests().len() == 1).await;
+    waiting.abort();
+    eventually("the KV is back", || pod.prefill.state().totals.releases_without_read == 1).await;
+    assert_eq!(pod.engines.of(2).requests().len(), 1, "the next rank carries it");
+    assert!(pod.engines.of(0).requests().is_empty());
     pod.end().await;
 }
 

@@ -14,6 +14,8 @@ pub const DISAGGREGATION_USED: &str = "llm_d.pd_proxy.disaggregation_used";
 pub const REASON: &str = "llm_d.pd_proxy.reason";
 /// A value of [`REASON`].
 pub const NO_PREFILL_HEADER: &str = "no_prefill_header";
+/// A value of [`REASON`], and ours: each of them would need a prefill of its own.
+pub const SEVERAL_PROMPTS: &str = "several_prompts";
 /// The prefill engine that was chosen.
 pub const PREFILL_TARGET: &str = "llm_d.pd_proxy.prefill_target";
 /// How many there were to choose from.
@@ -32,7 +34,7 @@ pub const REQUEST_ID: &str = "llm_d.pd_proxy.request_id";
 pub const PREFILL_STATUS_CODE: &str = "llm_d.pd_proxy.prefill.status_code";
 /// Prefill, sent to answered, in milliseconds, on the prefill span.
 pub const PREFILL_LEG_DURATION_MS: &str = "llm_d.pd_proxy.prefill.duration_ms";
-/// Whether prefill runs on by itself.
+/// Whether prefill still ran when decode was sent.
 pub const PREFILL_ASYNC: &str = "llm_d.pd_proxy.prefill.async";
 /// Whether the answer is streamed.
 pub const DECODE_STREAMING: &str = "llm_d.pd_proxy.decode.streaming";
@@ -54,9 +56,9 @@ pub const PREFILL_DURATION_MS: &str = "llm_d.pd_proxy.prefill_duration_ms";
 pub const DECODE_DURATION_MS: &str = "llm_d.pd_proxy.decode_duration_ms";
 /// The total without both legs, in milliseconds.
 pub const COORDINATOR_OVERHEAD_MS: &str = "llm_d.pd_proxy.coordinator_overhead_ms";
-/// Whether the connector runs both legs at once.
+/// Whether this request's legs ran at once.
 pub const CONCURRENT_PD: &str = "llm_d.pd_proxy.concurrent_pd";
-/// Whether this request's legs were sent at once.
+/// The same, by its other name.
 pub const PARALLEL_DISPATCH: &str = "llm_d.pd_proxy.parallel_dispatch";
 /// How long both legs ran side by side, in milliseconds.
 pub const PARALLEL_WINDOW_MS: &str = "llm_d.pd_proxy.parallel_window_ms";

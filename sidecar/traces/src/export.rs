@@ -2,23 +2,26 @@
 //!
 //! It has a runtime of its own, so neither a slow collector nor the encoding of spans takes time from requests.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use opentelemetry::Context;
-use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
-use opentelemetry_sdk::trace::{Span, SpanData, SpanExporter, SpanProcessor};
+use opentelemetry::InstrumentationScope;
+use opentelemetry_sdk::error::OTelSdkError;
+use opentelemetry_sdk::trace::{SpanData, SpanExporter};
 use tokio::runtime::{self, Runtime};
 
 use crate::config::Batching;
+use crate::error::TraceError;
 use crate::queue::Queue;
+use crate::tree::Request;
 
-/// The near end: what spans go into when they end.
+/// The near end.
 #[derive(Debug)]
-pub(crate) struct Processor {
+pub(crate) struct Exporting {
     queue: Arc<Queue>,
     /// Disconnected when the thread is done.
     done: Mutex<mpsc::Receiver<()>>,
@@ -35,48 +38,48 @@ pub(crate) fn start<E: SpanExporter + 'static>(
     exporter: E,
     queue: Arc<Queue>,
     batching: Batching,
-) -> io::Result<Processor> {
+    scope: InstrumentationScope,
+) -> io::Result<Exporting> {
     let (ended, done) = mpsc::channel();
     let from = Arc::clone(&queue);
     thread::Builder::new().name("traces".to_owned()).spawn(move || {
         let _ended: mpsc::Sender<()> = ended;
-        runtime.block_on(export(&exporter, &from, batching));
+        runtime.block_on(export(&exporter, &from, batching, &scope));
     })?;
-    Ok(Processor { queue, done: Mutex::new(done) })
+    Ok(Exporting { queue, done: Mutex::new(done) })
 }
 
-impl SpanProcessor for Processor {
-    fn on_start(&self, _: &mut Span, _: &Context) {}
-
-    fn on_end(&self, span: SpanData) {
-        self.queue.push(span);
-    }
-
-    /// Nobody flushes in between: the thread does, by its own clock.
-    fn force_flush(&self) -> OTelSdkResult {
-        Ok(())
-    }
-
-    fn shutdown_with_timeout(&self, limit: Duration) -> OTelSdkResult {
+impl Exporting {
+    /// Has what waits sent, within `limit`, and ends.
+    pub(crate) fn finish(&self, limit: Duration) -> Result<(), TraceError> {
         self.queue.close();
         let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
         match done.recv_timeout(limit) {
-            Err(mpsc::RecvTimeoutError::Timeout) => Err(OTelSdkError::Timeout(limit)),
+            Err(mpsc::RecvTimeoutError::Timeout) => Err(TraceError::NotFlushed { limit }),
             Ok(()) | Err(mpsc::RecvTimeoutError::Disconnected) => Ok(()),
         }
     }
 }
 
-async fn export<E: SpanExporter>(exporter: &E, queue: &Queue, batching: Batching) {
+async fn export<E: SpanExporter>(
+    exporter: &E,
+    queue: &Queue,
+    batching: Batching,
+    scope: &InstrumentationScope,
+) {
     let mut reachable = true;
     loop {
         tokio::select! {
             () = queue.woken() => {}
             () = tokio::time::sleep(batching.delay) => {}
         }
-        let (mut spans, closed) = queue.take();
-        while !spans.is_empty() {
-            let rest = spans.split_off(spans.len().min(batching.batch));
+        let (waiting, closed) = queue.take();
+        let mut waiting = VecDeque::from(waiting);
+        loop {
+            let spans = batch(&mut waiting, batching.batch, scope);
+            if spans.is_empty() {
+                break;
+            }
             let count = spans.len() as u64;
             let sent = tokio::time::timeout(batching.export_limit, exporter.export(spans));
             match sent.await.unwrap_or(Err(OTelSdkError::Timeout(batching.export_limit))) {
@@ -93,7 +96,6 @@ async fn export<E: SpanExporter>(exporter: &E, queue: &Queue, batching: Batching
                     }
                 }
             }
-            spans = rest;
         }
         if closed {
             // It has nothing left; what it could fail with concerns nobody.
@@ -101,4 +103,17 @@ async fn export<E: SpanExporter>(exporter: &E, queue: &Queue, batching: Batching
             return;
         }
     }
+}
+
+/// The spans of as many whole requests as make a batch of at most `limit`, or of one request that has more.
+fn batch(waiting: &mut VecDeque<Request>, limit: usize, scope: &InstrumentationScope) -> Vec<SpanData> {
+    let left: usize = waiting.iter().map(Request::len).sum();
+    let mut batch = Vec::with_capacity(left.min(limit));
+    while let Some(next) = waiting.front()
+        && (batch.is_empty() || batch.len() + next.len() <= limit)
+        && let Some(request) = waiting.pop_front()
+    {
+        request.export(scope, &mut batch);
+    }
+    batch
 }

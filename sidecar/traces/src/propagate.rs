@@ -3,9 +3,12 @@
 //! Baggage and trace state are other systems' data. They are carried as they came.
 
 use std::borrow::Cow;
+use std::iter;
 use std::ops::Range;
+use std::str;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::Context;
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
@@ -30,10 +33,10 @@ struct Others {
     baggage: Option<HeaderValue>,
 }
 
-/// Takes the client's context from its headers: the parent, empty if there is none that is valid, and what is to be
-/// carried along.
-pub(crate) fn extract(headers: &HeaderMap) -> (Context, Carried) {
-    let mut context = Context::new();
+/// Takes the client's context from its headers: the parent, if there is one that is valid, and what is to be carried
+/// along.
+pub(crate) fn extract(headers: &HeaderMap) -> (Option<SpanContext>, Carried) {
+    let mut context = None;
     let mut trace_state = None;
     let mut parents = headers.get_all(TRACEPARENT).iter();
     // Two parents are none.
@@ -43,9 +46,10 @@ pub(crate) fn extract(headers: &HeaderMap) -> (Context, Carried) {
         let state = joined(headers, &TRACESTATE);
         let state = state.as_deref().and_then(|state| state.to_str().ok());
         let incoming = Incoming { parent, state };
-        context = TraceContextPropagator::new().extract_with_context(&context, &incoming);
-        let valid = context.span().span_context().trace_state().header();
-        trace_state = Some(valid).filter(|state| !state.is_empty()).and_then(|state| state.try_into().ok());
+        let found = TraceContextPropagator::new().extract_with_context(&Context::new(), &incoming);
+        context = Some(found.span().span_context().clone()).filter(SpanContext::is_valid);
+        let state = context.as_ref().map(|context| context.trace_state().header());
+        trace_state = state.filter(|state| !state.is_empty()).and_then(|state| state.try_into().ok());
     }
     let baggage = joined(headers, &BAGGAGE).map(Cow::into_owned);
     if trace_state.is_none() && baggage.is_none() {
@@ -71,35 +75,56 @@ fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, Heade
     Some(Cow::Owned(list))
 }
 
-/// Makes the span with these ids the parent of whoever gets these headers.
-pub(crate) fn inject(
-    headers: &mut HeaderMap,
-    trace: TraceId,
-    span: SpanId,
-    sampled: bool,
+/// What whoever is below the span of this `traceparent` is told.
+pub(crate) fn told(
+    traceparent: HeaderValue,
     carried: &Carried,
-) {
-    headers.insert(TRACEPARENT, traceparent(trace, span, sampled));
+) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
     let others = carried.0.as_deref();
-    // A state belongs to the parent that it came with.
-    match others.and_then(|others| others.trace_state.clone()) {
-        Some(state) => headers.insert(TRACESTATE, state),
-        None => headers.remove(TRACESTATE),
-    };
-    if let Some(baggage) = others.and_then(|others| others.baggage.clone()) {
-        headers.insert(BAGGAGE, baggage);
-    }
+    let state = others.and_then(|others| others.trace_state.clone());
+    let baggage = others.and_then(|others| others.baggage.clone());
+    let others =
+        state.map(|state| (TRACESTATE, state)).into_iter().chain(baggage.map(|list| (BAGGAGE, list)));
+    iter::once((TRACEPARENT, traceparent)).chain(others)
 }
 
-/// By hand, since every leg of every request gets one.
-fn traceparent(trace: TraceId, span: SpanId, sampled: bool) -> HeaderValue {
+/// Takes out what belongs to another parent.
+pub(crate) fn forget(headers: &mut HeaderMap) {
+    headers.remove(TRACESTATE);
+}
+
+/// By hand, since every request gets one. Clones share the text.
+pub(crate) fn traceparent(trace: TraceId, span: SpanId, sampled: bool) -> HeaderValue {
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
     write_hex(&mut text[TRACE_DIGITS], &trace.to_bytes());
     write_hex(&mut text[SPAN_DIGITS], &span.to_bytes());
     if sampled {
         text[text.len() - 1] = b'1';
     }
-    HeaderValue::from_bytes(&text).expect("hexadecimal digits and hyphens are a header value")
+    HeaderValue::from_maybe_shared(Bytes::from_owner(text))
+        .expect("hexadecimal digits and hyphens are a header value")
+}
+
+/// A trace's id as it is written: 32 hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TraceIdText([u8; TRACE_DIGITS.end - TRACE_DIGITS.start]);
+
+impl TraceIdText {
+    pub(crate) fn new(trace: TraceId) -> Self {
+        let mut digits = [0; TRACE_DIGITS.end - TRACE_DIGITS.start];
+        write_hex(&mut digits, &trace.to_bytes());
+        Self(digits)
+    }
+
+    /// The one in a `traceparent` of ours.
+    pub(crate) fn of(traceparent: &HeaderValue) -> Option<Self> {
+        traceparent.as_bytes().get(TRACE_DIGITS)?.try_into().ok().map(Self)
+    }
+
+    /// The digits.
+    pub fn as_str(&self) -> &str {
+        str::from_utf8(&self.0).expect("hexadecimal digits are UTF-8")
+    }
 }
 
 fn write_hex(digits: &mut [u8], bytes: &[u8]) {
@@ -108,11 +133,6 @@ fn write_hex(digits: &mut [u8], bytes: &[u8]) {
         pair[0] = DIGITS[usize::from(byte >> 4)];
         pair[1] = DIGITS[usize::from(byte & 0xf)];
     }
-}
-
-/// A context in which this span is the parent.
-pub(crate) fn child_of(span: &SpanContext) -> Context {
-    Context::new().with_remote_span_context(span.clone())
 }
 
 struct Incoming<'a> {
@@ -143,7 +163,10 @@ mod tests {
         let trace = TraceId::from(0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c);
         let span = SpanId::from(0xb7ad_6b71_6920_3331);
         for (sampled, flags) in [(true, "01"), (false, "00")] {
-            assert_eq!(traceparent(trace, span, sampled), format!("00-{trace}-{span}-{flags}"));
+            let written = traceparent(trace, span, sampled);
+            assert_eq!(written, format!("00-{trace}-{span}-{flags}"));
+            assert_eq!(TraceIdText::of(&written).unwrap().as_str(), trace.to_string());
         }
+        assert_eq!(TraceIdText::new(trace).as_str(), trace.to_string());
     }
 }

@@ -1,12 +1,13 @@
-//! Spans that wait for export. Putting one in never waits for more than another being put in; when the queue is full
-//! the span is dropped and counted.
+//! Spans that wait for export. Putting some in never waits for more than others being put in; when the queue is full
+//! they are dropped and counted.
 
 use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use opentelemetry_sdk::trace::SpanData;
 use tokio::sync::Notify;
+
+use crate::tree::Request;
 
 /// The queue between requests and the thread that exports.
 #[derive(Debug)]
@@ -23,7 +24,9 @@ pub(crate) struct Queue {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    spans: Vec<SpanData>,
+    requests: Vec<Request>,
+    /// Of all of them.
+    spans: usize,
     closed: bool,
 }
 
@@ -32,26 +35,31 @@ impl Queue {
         Self { waiting: Mutex::default(), wake: Notify::new(), lost: AtomicU64::new(0), limit, batch }
     }
 
-    /// Puts a span in, if there is room and the queue is open.
-    pub(crate) fn push(&self, span: SpanData) {
+    /// Puts a request's spans in, as many as there is room for, if the queue is open.
+    pub(crate) fn push(&self, mut request: Request) {
+        let all = request.len();
         let mut waiting = self.lock();
-        if waiting.closed || waiting.spans.len() >= self.limit {
-            drop(waiting);
-            self.lost(1);
-            return;
+        let before = waiting.spans;
+        request.truncate(if waiting.closed { 0 } else { self.limit - before });
+        let taken = request.len();
+        if taken > 0 {
+            waiting.requests.push(request);
+            waiting.spans += taken;
         }
-        waiting.spans.push(span);
-        let full = waiting.spans.len() == self.batch;
         drop(waiting);
-        if full {
+        if taken < all {
+            self.lost((all - taken) as u64);
+        }
+        if before < self.batch && before + taken >= self.batch {
             self.wake.notify_one();
         }
     }
 
     /// All that waits, and whether nothing will follow.
-    pub(crate) fn take(&self) -> (Vec<SpanData>, bool) {
+    pub(crate) fn take(&self) -> (Vec<Request>, bool) {
         let mut waiting = self.lock();
-        (mem::take(&mut waiting.spans), waiting.closed)
+        waiting.spans = 0;
+        (mem::take(&mut waiting.requests), waiting.closed)
     }
 
     /// Returns when there may be something to take before its time.
@@ -77,5 +85,44 @@ impl Queue {
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::request_of;
+
+    fn spans(of: &[Request]) -> usize {
+        of.iter().map(Request::len).sum()
+    }
+
+    #[test]
+    fn what_does_not_fit_is_lost_and_counted_and_taking_makes_room() {
+        let queue = Queue::new(10, 5);
+        for _ in 0..3 {
+            queue.push(request_of(6));
+        }
+        assert_eq!((spans(&queue.take().0), queue.lost_so_far()), (10, 8));
+        queue.push(request_of(6));
+        assert_eq!((spans(&queue.take().0), queue.lost_so_far()), (6, 8));
+    }
+
+    #[test]
+    fn a_closed_queue_takes_nothing_more_and_keeps_what_it_has() {
+        let queue = Queue::new(10, 5);
+        queue.push(request_of(2));
+        queue.close();
+        queue.push(request_of(3));
+        let (taken, closed) = queue.take();
+        assert_eq!((spans(&taken), closed, queue.lost_so_far()), (2, true, 3));
+    }
+
+    #[tokio::test]
+    async fn a_full_batch_wakes_the_exporter_however_it_came_together() {
+        let queue = Queue::new(100, 5);
+        queue.push(request_of(4));
+        queue.push(request_of(4));
+        queue.woken().await;
     }
 }

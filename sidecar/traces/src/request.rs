@@ -1,9 +1,10 @@
 //! The trace of one request: its server span, `forward_request` inside, and the way to the legs' spans.
 
-use http::HeaderMap;
+use http::{HeaderMap, Method};
 use opentelemetry::Value;
-use opentelemetry::trace::{SpanKind, TraceId};
+use opentelemetry::trace::SpanKind;
 
+use crate::propagate::TraceIdText;
 use crate::span::{Span, Work};
 
 /// From this status on an answer of ours is an error of ours. Below, it is the client's.
@@ -14,7 +15,7 @@ const FIRST_SERVER_ERROR: u16 = 500;
 #[derive(Debug, Default)]
 #[must_use = "the request's spans end when it is dropped"]
 pub struct RequestTrace {
-    /// Empty until [`Self::forward`]. Before `server`, so that it ends first.
+    /// Empty until [`Self::forward`], and for a request that is not recorded. Before `server`, so that it ends first.
     forward: Span,
     server: Span,
 }
@@ -26,7 +27,7 @@ impl RequestTrace {
 
     /// The request is one of ours to handle: begins `forward_request`, on which attributes are set from now on.
     pub fn forward(&mut self) {
-        if self.forward.is_off() {
+        if self.server.is_recorded() && !self.forward.is_recorded() {
             self.forward = self.server.child("forward_request", SpanKind::Server);
         }
     }
@@ -37,8 +38,8 @@ impl RequestTrace {
     }
 
     /// A request to an engine that belongs to no leg, such as one that passes through unread.
-    pub fn client(&self, host: &str, port: u16) -> Span {
-        self.inner().client(host, port)
+    pub fn client(&self, method: &Method, host: &str, port: u16) -> Span {
+        self.inner().client(method, host, port)
     }
 
     /// Whether anybody will see it. Spares the work of preparing attributes.
@@ -47,7 +48,7 @@ impl RequestTrace {
     }
 
     /// The trace's id, for the log. `None` without tracing.
-    pub fn trace_id(&self) -> Option<TraceId> {
+    pub fn trace_id(&self) -> Option<TraceIdText> {
         self.server.trace_id()
     }
 
@@ -78,10 +79,10 @@ impl RequestTrace {
     }
 
     fn inner(&self) -> &Span {
-        if self.forward.is_off() { &self.server } else { &self.forward }
+        if self.forward.is_recorded() { &self.forward } else { &self.server }
     }
 
     fn inner_mut(&mut self) -> &mut Span {
-        if self.forward.is_off() { &mut self.server } else { &mut self.forward }
+        if self.forward.is_recorded() { &mut self.forward } else { &mut self.server }
     }
 }

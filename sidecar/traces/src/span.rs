@@ -3,15 +3,18 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use http::HeaderMap;
-use opentelemetry::trace::{Span as _, SpanBuilder, SpanId, SpanKind, Status, TraceId, Tracer};
-use opentelemetry::{Context, KeyValue, Value};
-use opentelemetry_sdk::trace::{SdkTracer, Span as Recorder};
+use http::header::{HeaderName, HeaderValue};
+use http::{HeaderMap, Method};
+use opentelemetry::Value;
+use opentelemetry::trace::{SpanId, SpanKind, TraceId};
+use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
 
 use crate::attributes::{
     ERROR_TYPE, HTTP_REQUEST_METHOD, HTTP_RESPONSE_STATUS_CODE, SERVER_ADDRESS, SERVER_PORT,
 };
-use crate::propagate::{self, Carried};
+use crate::method::{client_name, method};
+use crate::propagate::{self, Carried, TraceIdText};
+use crate::tree::{Place, Tree};
 
 /// The stages of a request that have a span.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,80 +51,57 @@ enum State {
     #[default]
     Off,
     /// All spans of a request that is not sampled share the one that was not recorded.
-    Unsampled(Arc<Ids>),
-    Recorded(Box<Recorded>),
+    Unsampled(Unsampled),
+    Recorded(Recorded),
 }
 
-impl State {
-    fn recorded(tracer: Arc<SdkTracer>, span: Recorder, carried: Carried) -> Self {
-        Self::Recorded(Box::new(Recorded { tracer, span, carried, failed: false }))
-    }
-}
-
-#[derive(Debug)]
-struct Ids {
-    trace: TraceId,
-    span: SpanId,
+/// Nine of ten requests are this. A clone shares the header's text.
+#[derive(Debug, Clone)]
+struct Unsampled {
+    traceparent: HeaderValue,
     carried: Carried,
 }
 
 #[derive(Debug)]
 struct Recorded {
-    tracer: Arc<SdkTracer>,
-    span: Recorder,
-    carried: Carried,
-    failed: bool,
-}
-
-impl Recorded {
-    fn set(&mut self, key: &'static str, value: impl Into<Value>) {
-        self.span.set_attribute(KeyValue::new(key, value));
-    }
+    tree: Arc<Tree>,
+    place: Place,
 }
 
 impl Span {
-    /// The first span of a request: recorded if the sampler says so. Its name is made only then.
-    pub(crate) fn first(
-        tracer: &Arc<SdkTracer>,
-        parent: &Context,
-        carried: Carried,
-        name: impl FnOnce() -> String,
-    ) -> Self {
-        let builder = SpanBuilder::from_name("").with_kind(SpanKind::Server);
-        let mut span = tracer.build_with_context(builder, parent);
-        if span.is_recording() {
-            span.update_name(name());
-            return Self(State::recorded(Arc::clone(tracer), span, carried));
-        }
-        let ids = span.span_context();
-        Self(State::Unsampled(Arc::new(Ids { trace: ids.trace_id(), span: ids.span_id(), carried })))
+    /// Of a request that nobody will see.
+    pub(crate) fn unsampled(trace: TraceId, carried: Carried) -> Self {
+        let id = RandomIdGenerator::default().new_span_id();
+        let traceparent = propagate::traceparent(trace, id, false);
+        Self(State::Unsampled(Unsampled { traceparent, carried }))
+    }
+
+    /// The first span of a request that is recorded. `parent` is the client's.
+    pub(crate) fn first(tree: Arc<Tree>, parent: Option<SpanId>, name: String) -> Self {
+        let remote = parent.is_some();
+        let parent = parent.unwrap_or(SpanId::INVALID);
+        let place = tree.begin(name.into(), SpanKind::Server, parent, remote);
+        Self(State::Recorded(Recorded { tree, place }))
     }
 
     /// A span below this one.
     pub(crate) fn child(&self, name: &'static str, kind: SpanKind) -> Self {
         Self(match &self.0 {
             State::Off => State::Off,
-            State::Unsampled(ids) => State::Unsampled(Arc::clone(ids)),
+            State::Unsampled(unsampled) => State::Unsampled(unsampled.clone()),
             State::Recorded(parent) => {
-                let tracer = Arc::clone(&parent.tracer);
-                let builder = SpanBuilder::from_name(name).with_kind(kind);
-                let context = propagate::child_of(parent.span.span_context());
-                let span = tracer.build_with_context(builder, &context);
-                State::recorded(tracer, span, parent.carried.clone())
+                let place = parent.tree.begin(name.into(), kind, parent.place.id, false);
+                State::Recorded(Recorded { tree: Arc::clone(&parent.tree), place })
             }
         })
     }
 
-    pub(crate) fn is_off(&self) -> bool {
-        matches!(self.0, State::Off)
-    }
-
     /// The trace's id. `None` without tracing.
-    pub fn trace_id(&self) -> Option<TraceId> {
+    pub fn trace_id(&self) -> Option<TraceIdText> {
         match &self.0 {
             State::Off => None,
-            State::Unsampled(ids) => Some(ids.trace),
-            State::Recorded(recorded) => Some(recorded.span.span_context().trace_id()),
+            State::Unsampled(unsampled) => TraceIdText::of(&unsampled.traceparent),
+            State::Recorded(recorded) => Some(TraceIdText::new(recorded.tree.trace)),
         }
     }
 
@@ -130,26 +110,33 @@ impl Span {
         matches!(self.0, State::Recorded(_))
     }
 
-    /// A request to an engine at this host and port, as part of this work.
-    pub fn client(&self, host: &str, port: u16) -> Self {
-        let mut child = self.child("HTTP POST", SpanKind::Client);
-        child.set(HTTP_REQUEST_METHOD, "POST");
+    /// A request with this method to an engine at this host and port, as part of this work.
+    pub fn client(&self, with: &Method, host: &str, port: u16) -> Self {
+        let mut child = self.child(client_name(with), SpanKind::Client);
+        child.set(HTTP_REQUEST_METHOD, method(with));
         child.set_text(SERVER_ADDRESS, host);
         child.set(SERVER_PORT, i64::from(port));
         child
     }
 
+    /// It turned out to be other work than it began as.
+    pub fn becomes(&mut self, work: Work) {
+        if let State::Recorded(Recorded { tree, place }) = &self.0 {
+            tree.rename(*place, work.name());
+        }
+    }
+
     /// Sets an attribute, by a name of [`attributes`](crate::attributes).
     pub fn set(&mut self, key: &'static str, value: impl Into<Value>) {
-        if let State::Recorded(recorded) = &mut self.0 {
-            recorded.set(key, value);
+        if let State::Recorded(Recorded { tree, place }) = &self.0 {
+            tree.set(*place, key, value.into());
         }
     }
 
     /// Sets an attribute to a text, which is copied only if the span is recorded.
     pub fn set_text(&mut self, key: &'static str, text: &str) {
-        if let State::Recorded(recorded) = &mut self.0 {
-            recorded.set(key, text.to_owned());
+        if self.is_recorded() {
+            self.set(key, text.to_owned());
         }
     }
 
@@ -171,30 +158,50 @@ impl Span {
     }
 
     fn fail(&mut self, error_type: Cow<'static, str>) {
-        if let State::Recorded(recorded) = &mut self.0
-            && !recorded.failed
+        if let State::Recorded(Recorded { tree, place }) = &self.0
+            && tree.fail(*place, error_type.clone())
         {
-            recorded.failed = true;
-            recorded.set(ERROR_TYPE, error_type.clone());
-            recorded.span.set_status(Status::error(error_type));
+            self.set(ERROR_TYPE, error_type);
         }
     }
 
     /// Makes this span the parent of whoever gets these headers. A request that is not sampled names its trace too, with
     /// the word that it is not sampled. Without tracing the headers stay as they are.
     pub fn inject(&self, headers: &mut HeaderMap) {
-        match &self.0 {
-            State::Off => {}
-            State::Unsampled(ids) => propagate::inject(headers, ids.trace, ids.span, false, &ids.carried),
-            State::Recorded(recorded) => {
-                let ids = recorded.span.span_context();
-                propagate::inject(headers, ids.trace_id(), ids.span_id(), true, &recorded.carried);
-            }
+        let Some(told) = self.told() else { return };
+        propagate::forget(headers);
+        for (name, value) in told {
+            headers.insert(name, value);
         }
+    }
+
+    /// The same for headers that will be set on top of others, in any collection.
+    pub fn tell(&self, headers: &mut impl Extend<(HeaderName, HeaderValue)>) {
+        headers.extend(self.told().into_iter().flatten());
+    }
+
+    fn told(&self) -> Option<impl Iterator<Item = (HeaderName, HeaderValue)>> {
+        Some(match &self.0 {
+            State::Off => return None,
+            State::Unsampled(Unsampled { traceparent, carried }) => {
+                propagate::told(traceparent.clone(), carried)
+            }
+            State::Recorded(Recorded { tree, place }) => {
+                propagate::told(propagate::traceparent(tree.trace, place.id, true), &tree.carried)
+            }
+        })
     }
 
     /// Ends it now, rather than when it would be dropped.
     pub fn end(self) {
         drop(self);
+    }
+}
+
+impl Drop for Span {
+    fn drop(&mut self) {
+        if let State::Recorded(Recorded { tree, place }) = &self.0 {
+            tree.end(*place);
+        }
     }
 }

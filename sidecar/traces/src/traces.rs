@@ -5,22 +5,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, Method};
-use opentelemetry::trace::TracerProvider;
+use opentelemetry::trace::{SpanContext, SpanKind, TraceId};
 use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::error::OTelSdkError;
-use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider, SpanExporter};
+use opentelemetry_sdk::trace::{
+    IdGenerator, RandomIdGenerator, Sampler, SamplingDecision, ShouldSample, SpanExporter,
+};
 
 use crate::attributes::{HTTP_REQUEST_METHOD, URL_PATH};
 use crate::config::{Config, Exporter};
 use crate::console::Console;
 use crate::error::TraceError;
-use crate::export;
+use crate::export::{self, Exporting};
+use crate::method;
 use crate::otlp;
 use crate::propagate;
 use crate::queue::Queue;
 use crate::request::RequestTrace;
 use crate::span::Span;
+use crate::tree::Tree;
 
 /// The instrumentation scope, as the sidecar names it that this one replaces.
 const SCOPE: &str = "llm-d-router/pkg/sidecar/proxy";
@@ -34,9 +37,18 @@ pub struct Traces(Option<Arc<On>>);
 
 #[derive(Debug)]
 struct On {
-    tracer: Arc<SdkTracer>,
-    provider: SdkTracerProvider,
+    /// Decides where the client has not.
+    sampler: Sampler,
     queue: Arc<Queue>,
+    exporting: Exporting,
+}
+
+impl On {
+    /// Whether a trace that begins here is recorded. Every instance decides alike.
+    fn samples(&self, trace: TraceId) -> bool {
+        let said = self.sampler.should_sample(None, trace, "", &SpanKind::Server, &[], &[]);
+        said.decision == SamplingDecision::RecordAndSample
+    }
 }
 
 impl Traces {
@@ -78,29 +90,39 @@ impl Traces {
         };
         exporter.set_resource(&resource);
         let queue = Arc::new(Queue::new(config.batching.queue, config.batching.batch));
-        let processor = export::start(runtime, exporter, Arc::clone(&queue), config.batching)
-            .map_err(TraceError::Thread)?;
-        let by_trace_id = Sampler::TraceIdRatioBased(config.ratio);
-        let provider = SdkTracerProvider::builder()
-            .with_sampler(Sampler::ParentBased(Box::new(by_trace_id)))
-            .with_resource(resource)
-            .with_span_processor(processor)
-            .build();
         let scope = InstrumentationScope::builder(SCOPE).with_version(config.service_version).build();
-        let tracer = Arc::new(provider.tracer_with_scope(scope));
-        Ok(Self(Some(Arc::new(On { tracer, provider, queue }))))
+        let exporting = export::start(runtime, exporter, Arc::clone(&queue), config.batching, scope)
+            .map_err(TraceError::Thread)?;
+        let sampler = Sampler::TraceIdRatioBased(config.ratio);
+        Ok(Self(Some(Arc::new(On { sampler, queue, exporting }))))
+    }
+
+    /// Whether there is tracing. Without it nothing needs to be told of a request.
+    pub fn is_on(&self) -> bool {
+        self.0.is_some()
     }
 
     /// A request came in. The client's context, if its headers hold one, is the parent and decides about sampling.
     pub fn request(&self, headers: &HeaderMap, method: &Method, path: &str) -> RequestTrace {
         let Some(on) = &self.0 else { return RequestTrace::default() };
         let (parent, carried) = propagate::extract(headers);
-        let path = cut(path);
-        let mut server = Span::first(&on.tracer, &parent, carried, || format!("{method} {path}"));
-        if server.is_recorded() {
-            server.set_text(HTTP_REQUEST_METHOD, method.as_str());
-            server.set_text(URL_PATH, path);
+        let (trace, sampled) = match &parent {
+            Some(parent) => (parent.trace_id(), parent.is_sampled()),
+            None => {
+                let trace = RandomIdGenerator::default().new_trace_id();
+                (trace, on.samples(trace))
+            }
+        };
+        if !sampled {
+            return RequestTrace::new(Span::unsampled(trace, carried));
         }
+        let state = parent.as_ref().map(SpanContext::trace_state).cloned().unwrap_or_default();
+        let tree = Tree::new(&on.queue, trace, state, carried);
+        let (method, path) = (method::method(method), cut(path));
+        let parent = parent.as_ref().map(SpanContext::span_id);
+        let mut server = Span::first(tree, parent, format!("{method} {path}"));
+        server.set(HTTP_REQUEST_METHOD, method);
+        server.set_text(URL_PATH, path);
         RequestTrace::new(server)
     }
 
@@ -116,13 +138,7 @@ impl Traces {
     /// [`TraceError::NotFlushed`] if the limit passed first.
     pub fn shutdown(&self, limit: Duration) -> Result<(), TraceError> {
         let Some(on) = &self.0 else { return Ok(()) };
-        match on.provider.shutdown_with_timeout(limit) {
-            Ok(()) | Err(OTelSdkError::AlreadyShutdown) => Ok(()),
-            // The one processor there is fails in no other way.
-            Err(OTelSdkError::Timeout(_) | OTelSdkError::InternalFailure(_)) => {
-                Err(TraceError::NotFlushed { limit })
-            }
-        }
+        on.exporting.finish(limit)
     }
 }
 

@@ -22,7 +22,7 @@ fn serve(traces: &Traces) {
         trace.span(work).set(attributes::DECODE_STREAMING, true);
     }
     let mut out = HeaderMap::new();
-    trace.client("localhost", 8200).inject(&mut out);
+    trace.client(&Method::POST, "localhost", 8200).inject(&mut out);
 }
 
 fn traces(port: u16) -> Traces {

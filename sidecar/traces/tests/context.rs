@@ -18,7 +18,7 @@ fn told(traces: &Traces, from: &HeaderMap) -> HeaderMap {
     trace.forward();
     let leg = trace.span(Work::Prefill);
     let mut out = from.clone();
-    leg.client("10.0.0.1", 8000).inject(&mut out);
+    leg.client(&Method::POST, "10.0.0.1", 8000).inject(&mut out);
     out
 }
 
@@ -130,7 +130,7 @@ fn without_a_parent_the_trace_id_decides_and_every_instance_decides_alike() {
     for _ in 0..ROOTS {
         let trace = traces.request(&HeaderMap::new(), &Method::POST, "/");
         // As the standard's sampler decides: the id's lower half lies in the first quarter of all there are.
-        let low = u64::from_be_bytes(trace.trace_id().unwrap().to_bytes()[8..].try_into().unwrap());
+        let low = u64::from_str_radix(&trace.trace_id().unwrap().as_str()[16..], 16).unwrap();
         assert_eq!(trace.is_recorded(), low < 1 << 62, "{:?}", trace.trace_id());
         sampled += u32::from(trace.is_recorded());
     }
@@ -145,4 +145,21 @@ fn requests_without_a_context_are_traces_of_their_own() {
     let traces = collector.traces("1");
     let id = || traces.request(&HeaderMap::new(), &Method::POST, "/").trace_id().unwrap();
     assert_ne!(id(), id());
+}
+
+#[test]
+fn both_legs_of_a_request_that_is_not_sampled_have_the_same_parent() {
+    let collector = Collector::start();
+    let traces = collector.traces("0");
+    let mut trace = traces.request(&HeaderMap::new(), &Method::POST, "/v1/completions");
+    trace.forward();
+    let parents = [Work::Prefill, Work::Decode].map(|work| {
+        let mut out = HeaderMap::new();
+        trace.span(work).client(&Method::POST, "10.0.0.1", 8000).inject(&mut out);
+        only(&out, "traceparent").to_owned()
+    });
+    assert_eq!(parents[0], parents[1]);
+    let id = trace.trace_id().unwrap();
+    assert_eq!(parents[0][3..35], *id.as_str(), "the log names the trace that engines are told of");
+    assert!(parents[0].ends_with("-00"));
 }

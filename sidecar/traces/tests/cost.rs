@@ -25,7 +25,7 @@ fn serve(traces: &Traces, out: &mut HeaderMap) {
     for work in [Work::Prefill, Work::Decode] {
         let mut leg = trace.span(work);
         leg.set(attributes::DECODE_LEG_DURATION_MS, 12.5);
-        let mut client = leg.client("10.0.0.1", 8000);
+        let mut client = leg.client(&Method::POST, "10.0.0.1", 8000);
         client.inject(out);
         client.answered(200);
     }

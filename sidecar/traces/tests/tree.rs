@@ -27,7 +27,7 @@ fn both_legs_are_siblings_in_the_clients_trace_each_with_its_client_span() {
     let trace = request(&traces, &from);
     for (work, port) in [(Work::Encode, 1), (Work::Prefill, 2), (Work::Decode, 3), (Work::ChunkedDecode, 4)] {
         let leg = trace.span(work);
-        let client = leg.client("10.0.0.1", port);
+        let client = leg.client(&Method::POST, "10.0.0.1", port);
         client.end();
         leg.end();
     }
@@ -61,7 +61,7 @@ fn a_span_lies_within_its_parent() {
     let traces = collector.traces("1");
     let trace = request(&traces, &HeaderMap::new());
     let leg = trace.span(Work::Decode);
-    leg.client("10.0.0.1", 1).end();
+    leg.client(&Method::POST, "10.0.0.1", 1).end();
     leg.end();
     drop(trace);
     let spans = collector.spans(&traces);
@@ -87,7 +87,7 @@ fn attributes_stand_on_the_span_they_were_set_on() {
     trace.set(names::GEN_AI_USAGE_INPUT_TOKENS, 17);
     let mut prefill = trace.span(Work::Prefill);
     prefill.set_text(names::PREFILL_TARGET, "10.0.0.1:8000");
-    let mut client = prefill.client("10.0.0.1", 8000);
+    let mut client = prefill.client(&Method::POST, "10.0.0.1", 8000);
     client.answered(200);
     trace.answered(200);
     drop((client, prefill, trace));
@@ -146,7 +146,7 @@ fn a_failure_has_a_status_and_a_type_and_the_first_stays() {
     let traces = collector.traces("1");
     let mut trace = request(&traces, &HeaderMap::new());
     let mut decode = trace.span(Work::Decode);
-    let mut client = decode.client("localhost", 8200);
+    let mut client = decode.client(&Method::POST, "localhost", 8200);
     client.answered(404);
     decode.failed("decode_broke");
     trace.failed("decode_broke");
@@ -198,4 +198,49 @@ fn spans_of_background_work_may_end_after_the_request_and_on_another_thread() {
     std::thread::spawn(move || drop(leg)).join().unwrap();
     let spans = collector.spans(&traces);
     assert_eq!(spans["prefill"].parent_span_id, spans["forward_request"].span_id);
+}
+
+#[test]
+fn an_attribute_that_is_set_again_stands_once_with_its_last_value() {
+    let collector = Collector::start();
+    let traces = collector.traces("1");
+    let mut trace = request(&traces, &HeaderMap::new());
+    trace.set_text(names::PREFILL_TARGET, "10.0.0.1:8000");
+    trace.set_text(names::PREFILL_TARGET, "10.0.0.2:8000");
+    drop(trace);
+    let spans = collector.spans(&traces);
+    let said = &spans["forward_request"].attributes;
+    assert_eq!(said.len(), 1);
+    assert_eq!(attributes(said)["llm_d.pd_proxy.prefill_target"], "10.0.0.2:8000");
+}
+
+#[test]
+fn a_client_span_is_named_by_its_method_and_a_made_up_method_names_nothing() {
+    let collector = Collector::start();
+    let traces = collector.traces("1");
+    let made_up = Method::from_bytes(b"LOOK-AT-ME").unwrap();
+    for method in [Method::GET, made_up] {
+        let trace = traces.request(&HeaderMap::new(), &method, "/v1/models");
+        trace.client(&method, "localhost", 8200).end();
+    }
+    let spans = collector.spans(&traces);
+    for (server, client, method) in
+        [("GET /v1/models", "HTTP GET", "GET"), ("_OTHER /v1/models", "HTTP", "_OTHER")]
+    {
+        assert_eq!(spans[client].parent_span_id, spans[server].span_id);
+        for name in [server, client] {
+            assert_eq!(attributes(&spans[name].attributes)["http.request.method"], method, "{name}");
+        }
+    }
+}
+
+#[test]
+fn work_that_turns_out_to_be_another_goes_by_that_name() {
+    let collector = Collector::start();
+    let traces = collector.traces("1");
+    let trace = request(&traces, &HeaderMap::new());
+    trace.span(Work::Decode).becomes(Work::ChunkedDecode);
+    drop(trace);
+    let spans = collector.spans(&traces);
+    assert!(spans.contains_key("chunked_decode") && !spans.contains_key("decode"), "{:?}", spans.keys());
 }

@@ -1,6 +1,6 @@
 """MooncakeConnector over TCP: no RDMA, no GPU. Both legs are sent at once, and decode asks for the KV.
 
-Skipped where Mooncake's transfer engine is not installed (docs/connectors.md says what it takes). It counts no bytes:
+Skipped where Mooncake's transfer engine does not load (`make setup` installs it). It counts no bytes:
 that KV moved is seen from the decode engine's prompt tokens, which came from elsewhere and were not computed.
 """
 

@@ -76,7 +76,7 @@ def stranger(fleet: Fleet, stage: Stage) -> Stage:
 @pytest.mark.parametrize("case", by_length("serial"), ids=lambda case: case.name)
 def test_first_request_to_an_engine_is_served_serially_and_as_by_decode_alone(stranger: Stage, case: Case) -> None:
     check(stranger, case)
-    assert stranger.front.count("nixl_push_dispatches", mode="serial", reason="identity_unknown") == 1
+    assert stranger.front.count("nixl_push_dispatches", mode="serial", reason="cache_miss") == 1
 
 
 @pytest.mark.parametrize("case", by_length("overlapped") + by_api(), ids=lambda case: case.name)

@@ -52,6 +52,9 @@ pub(crate) struct Args {
     /// What a decode request does when its KV cannot be pulled.
     #[arg(long, value_enum, default_value = "fail")]
     kv_load_failure: KvLoadFailureArg,
+    /// The token with which every answer ends by itself (`finish_reason` stop); without it, none does.
+    #[arg(long)]
+    stop_after: Option<usize>,
     /// Count every prompt token as computed (`cached_tokens` stays 0).
     #[arg(long)]
     no_prefix_cache: bool,
@@ -112,6 +115,7 @@ impl Args {
                 KvLoadFailureArg::Fail => KvLoadFailure::Fail,
                 KvLoadFailureArg::Recompute => KvLoadFailure::Recompute,
             },
+            stop_after: self.stop_after,
             prefix_cache: !self.no_prefix_cache,
             crash_exits_process: true,
             ..Config::default()

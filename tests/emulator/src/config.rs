@@ -166,6 +166,9 @@ pub struct Config {
     /// How long a decode engine keeps the KV of a chat or completion for the next turn, with a handle in the
     /// answer; `None` frees it with the answer.
     pub decoder_kv_ttl: Option<Duration>,
+    /// The token with which every answer ends by itself, counted from 1, unless the request forbids that
+    /// (`ignore_eos`, `min_tokens`); `None`: none does, and only limits end answers.
+    pub stop_after: Option<usize>,
     /// What a failed pull leads to.
     pub kv_load_failure: KvLoadFailure,
     /// Whether prompts are matched against the blocks seen before (`cached_tokens`).
@@ -201,6 +204,9 @@ impl Config {
         if self.rendezvous_timeout.is_zero() || self.abort_timeout.is_zero() {
             return Err("a leg must wait for longer than 0, or no two legs could ever meet".into());
         }
+        if self.stop_after == Some(0) {
+            return Err("an answer that ends by itself has at least 1 token".into());
+        }
         if self.kv_lease.is_zero() {
             return Err("the KV lease must be longer than 0, or no decode engine could ever read".into());
         }
@@ -234,6 +240,7 @@ impl Default for Config {
             // vLLM's `VLLM_MOONCAKE_ABORT_REQUEST_TIMEOUT`.
             abort_timeout: Duration::from_secs(480),
             decoder_kv_ttl: None,
+            stop_after: None,
             kv_load_failure: KvLoadFailure::Fail,
             prefix_cache: true,
             crash_exits_process: false,

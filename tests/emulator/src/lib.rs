@@ -21,10 +21,11 @@
 //!
 //! `POST /v1/chat/completions`, `/v1/completions`, `/v1/messages`, `/v1/responses`, `/inference/v1/generate` and
 //! sglang's `/generate`, streaming and not; `/inference/v1/abort_requests` (by answer id) and `/abort_request` (by
-//! `rid`); `GET /health`, `/v1/models`, `/metrics`, `/version`. Honoured: the output limits, `n`,
-//! `stream`, `stream_options.include_usage`, `return_token_ids`, lists of prompts, `kv_transfer_params`, the
-//! first `x-request-id`. Accepted without effect: sampling fields, tools (they are part of the prompt). Refused,
-//! since ignoring them would change the answer: stop strings and log probabilities. Every answer carries `x-emulator-role`.
+//! `rid`); `GET /health`, `/v1/models`, `/metrics`, `/version`. Honoured: the output limits, `n`, `stream`,
+//! `stream_options.include_usage`, `return_token_ids`, lists of prompts, `kv_transfer_params`, the first
+//! `x-request-id`, and `min_tokens` and `ignore_eos` against an early end ([`Config::stop_after`]). Accepted without
+//! effect: sampling fields, tools (they are part of the prompt). Refused, since ignoring them would change the answer:
+//! stop strings and log probabilities. Every answer carries `x-emulator-role`.
 //!
 //! # Handoff protocols
 //!

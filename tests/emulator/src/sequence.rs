@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::engine::Engine;
 use crate::error::ApiError;
+use crate::finish::Finish;
 use crate::handoff::{Finished, HandedOut, Plan, Sink, shared};
 use crate::kv::{Chain, Digest};
 use crate::params::Tokens;
@@ -146,12 +147,12 @@ impl Sequence {
         }
     }
 
-    /// Ends the request. A leg that computes for another engine leaves its prompt's blocks to it, and returns
+    /// Ends the request, for this reason. A leg that computes for another engine leaves its prompt's blocks to it, and returns
     /// what its answer says about them.
     ///
     /// # Errors
     /// When the blocks could not be handed over.
-    pub(crate) fn finish(self) -> Result<Option<HandedOut>, ApiError> {
+    pub(crate) fn finish(self, finish: Finish) -> Result<Option<HandedOut>, ApiError> {
         let Self { engine, request, hold, prompt_len, produced, sink, cached_tokens, mut unfinished, .. } =
             self;
         unfinished.0 = None;
@@ -162,6 +163,6 @@ impl Sequence {
             engine.stats.decodes.inc();
         }
         let tokens = Tokens { prompt: prompt_len, cached: cached_tokens };
-        sink.finish(&engine, Finished { request, hold, tokens, produced })
+        sink.finish(&engine, Finished { request, hold, tokens, produced, finish })
     }
 }

@@ -46,7 +46,10 @@ pub(crate) fn reduce(word: u64) -> u32 {
 const CONSONANTS: &[u8; 8] = b"bdfklmst";
 const VOWELS: &[u8; 4] = b"aeio";
 
-/// Bytes of a spelled token of the emulator's own: a space and three syllables.
+/// Begins every spelled token. No white space: an answer that begins with some is not what a chat template makes of it.
+const MARK: char = '-';
+
+/// Bytes of a spelled token of the emulator's own: the mark and three syllables.
 const SPELLED: usize = 7;
 
 /// Splits off the longest end of a text that is spelled tokens, and gives those tokens.
@@ -68,7 +71,7 @@ pub(crate) fn split_spelled(text: &str) -> (&str, Vec<u32>) {
 
 /// The token that is spelled like this.
 fn read_spelled(text: &str) -> Option<u32> {
-    let (pairs, rest) = text.strip_prefix(' ')?.as_bytes().as_chunks::<2>();
+    let (pairs, rest) = text.strip_prefix(MARK)?.as_bytes().as_chunks::<2>();
     let mut id = 0;
     for [consonant, vowel] in pairs {
         let at = CONSONANTS.iter().position(|known| known == consonant)? << 2;
@@ -77,13 +80,13 @@ fn read_spelled(text: &str) -> Option<u32> {
     u32::try_from(id).ok().filter(|_| rest.is_empty())
 }
 
-/// Spells one token: a space and three syllables. Ids beyond [`VOCAB`] (a client may send any) get their number.
+/// Spells one token: the mark and three syllables. Ids beyond [`VOCAB`] (a client may send any) get their number.
 pub(crate) fn spell(id: u32) -> String {
     if id >= VOCAB {
-        return format!(" <{id}>");
+        return format!("{MARK}<{id}>");
     }
     let mut text = String::with_capacity(SPELLED);
-    text.push(' ');
+    text.push(MARK);
     for shift in [10, 5, 0] {
         let syllable = (id >> shift & 31) as usize;
         text.push(char::from(CONSONANTS[syllable >> 2]));
@@ -122,7 +125,7 @@ mod tests {
         let ids = [0, 1, VOCAB - 1, 12_345];
         assert_eq!(split_spelled(&decode(&ids)), ("", ids.to_vec()));
         assert_eq!(split_spelled(&format!("żółw{}", decode(&ids))), ("żółw", ids.to_vec()));
-        for plain in ["", "hello", " bafikux", " bafik\u{fc}", "bafiku", "\u{1F422}\u{1F422}"] {
+        for plain in ["", "hello", "-bafikux", "-bafik\u{fc}", "bafiku", "\u{1F422}\u{1F422}"] {
             assert_eq!(split_spelled(plain), (plain, vec![]), "{plain:?}");
         }
     }

@@ -74,7 +74,7 @@ async fn chunks_piled_up_as_messages_of_their_own_are_another_conversation() {
 #[tokio::test]
 async fn a_final_message_is_not_continued_and_answered_at_once() {
     let engine = start(Config::default()).await;
-    let mut body = continued(" bafiku", 4);
+    let mut body = continued("-bafiku", 4);
     for both in [json!(true), Value::Null] {
         body["add_generation_prompt"] = both;
         assert_eq!(post(engine.addr(), CHAT, &body).await.status, StatusCode::BAD_REQUEST);

@@ -181,8 +181,9 @@ fn an_endpoint_prints_back(text: &str) {
     assert_ne!(endpoint.port(), 0);
     let host = endpoint.host();
     let is_name = !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
-    // The zone of a link-local address is the resolver's matter.
-    let address = host.split_once('%').map_or(host, |(address, _)| address);
+    // Which zones there are is the resolver's matter, but none needs escaping.
+    let (address, zone) = host.split_once('%').unwrap_or((host, "eth0"));
+    assert!(!zone.is_empty() && zone.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b)));
     assert!(is_name || address.parse::<Ipv6Addr>().is_ok(), "{host:?} is neither a name nor an address");
     assert_eq!(endpoint.to_string().parse(), Ok(endpoint.clone()), "{text:?}");
     assert_eq!(format!(" http://{endpoint} ").parse(), Ok(endpoint));

@@ -116,12 +116,13 @@ impl Destinations {
 
 fn pool(values: &Values) -> Result<Option<Pool>, Invalid> {
     let Some(given) = values.strongest(&[POOL, POOL_NAME]) else { return Ok(None) };
-    let text = values.text(given);
+    let mut text = values.text(given).to_owned();
     if given == POOL_NAME {
+        // Two names that are no two parts of one would print as what cannot be read back.
         let namespace = values.optional(POOL_NAMESPACE).unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
-        return Ok(Some(Pool { namespace, name: text.to_owned() }));
+        text = format!("{namespace}/{text}");
     }
-    let (namespace, name) = text.split_once('/').unwrap_or((DEFAULT_NAMESPACE, text));
+    let (namespace, name) = text.split_once('/').unwrap_or((DEFAULT_NAMESPACE, &text));
     if name.contains('/') {
         return Err(Invalid::new(format!(
             "--{POOL} must be in format 'namespace/name' or 'name', got {text:?}"

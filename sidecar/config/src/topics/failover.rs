@@ -26,7 +26,12 @@ const DEFAULT_BACKOFF: &str = "200ms";
 pub(crate) const FAILOVER: Group = Group {
     heading: "Failover",
     flags: &[
-        Flag::amount(MAX_RETRIES, "0", "Further attempts at the same engine after its 502, 503 or 504"),
+        Flag::amount(
+            MAX_RETRIES,
+            "0",
+            "Further attempts at the same engine after its 502, 503 or 504, or a broken connection; one that cannot be \
+             reached is left at once for another candidate, if the policy allows one",
+        ),
         Flag::duration(RETRY_BACKOFF, DEFAULT_BACKOFF, "Pause before each of them"),
         Flag::text(
             POLICY,
@@ -64,7 +69,8 @@ choice! {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Failover {
-    /// Further attempts at the same engine after its 502, 503 or 504.
+    /// Further attempts at the same engine after its 502, 503 or 504, or when it could not be reached and there is no other
+    /// candidate to go to.
     pub prefill_max_retries: u32,
     /// Pause before each of them; above 0 if there are any.
     #[serde(serialize_with = "go::serialize")]

@@ -12,7 +12,7 @@ use crate::flag::{Flag, Group};
 use crate::go;
 use crate::values::Values;
 
-const PUSH: &str = "nixl-push-mode";
+pub(crate) const PUSH: &str = "nixl-push-mode";
 const BIDIRECTIONAL: &str = "bidirectional-kv";
 const SESSION_HEADER: &str = "bidirectional-session-header";
 const CACHE_SIZE: &str = "bidirectional-cache-size";

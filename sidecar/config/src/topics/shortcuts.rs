@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use super::handoff::{Handoff, KV_CONNECTOR, NIXLV2};
+use super::{moriio, nixl};
 use crate::exit::Invalid;
 use crate::flag::{Flag, Group};
 use crate::values::Values;
@@ -26,7 +28,7 @@ pub(crate) const SHORTCUTS: Group = Group {
         Flag::bool(
             SPECULATIVE,
             false,
-            "After a chat turn, prefill the next one's likely prefix for requests that ask for it",
+            "Accepted without effect: no chat's likely next turn is prefilled before it is asked for",
         ),
     ],
 };
@@ -39,16 +41,40 @@ pub struct Shortcuts {
     pub first_token_forwarding: bool,
     /// Run a tiny request through a new pair first.
     pub pair_warm_up: bool,
-    /// Prefill a chat's likely next turn.
+    /// Without effect. The extra leg would compete with users' prompts on a guess, and its answer needs no handoff to be
+    /// cached: a gateway that knows a chat's turns can send the same request.
     pub enable_speculative_prefill: bool,
 }
 
 impl Shortcuts {
-    pub(crate) fn read(values: &Values) -> Result<Self, Invalid> {
-        Ok(Self {
+    pub(crate) fn read(
+        values: &Values,
+        handoff: &Handoff,
+        warnings: &mut Vec<String>,
+    ) -> Result<Self, Invalid> {
+        let shortcuts = Self {
             first_token_forwarding: values.bool(FIRST_TOKEN)?,
             pair_warm_up: values.bool(WARM_UP)?,
             enable_speculative_prefill: values.bool(SPECULATIVE)?,
-        })
+        };
+        if shortcuts.first_token_forwarding {
+            // Only where prefill's answer ends before decode begins, and its KV is fetched, is there a token to send.
+            let writes = values.bool(nixl::PUSH)? || values.bool(moriio::WRITE_MODE)?;
+            if handoff.kv_connector != NIXLV2 || writes {
+                warnings.push(format!(
+                    "--{FIRST_TOKEN} has no effect here: it works with --{KV_CONNECTOR}={NIXLV2} alone, without --{} \
+                     and --{}",
+                    nixl::PUSH,
+                    moriio::WRITE_MODE
+                ));
+            }
+        }
+        if shortcuts.enable_speculative_prefill {
+            warnings.push(format!(
+                "--{SPECULATIVE} has no effect: no prompt is prefilled before it is asked for; prefix caching and \
+                 --{WARM_UP} are what makes first tokens come sooner"
+            ));
+        }
+        Ok(shortcuts)
     }
 }

@@ -38,6 +38,15 @@ fn other_forms_of_a_pool_are_refused() {
     ] {
         assert_eq!(flags(&["--inference-pool", text]).refusal(), expected);
     }
+    for (namespace, name) in [("", "_/"), ("", "a/b"), ("ns", "/b"), ("a/b", "c"), ("a/", "c")] {
+        let old =
+            yaml(&format!("{{inference-pool-namespace: {namespace:?}, inference-pool-name: {name:?}}}"));
+        let got = format!("{}/{name}", if namespace.is_empty() { "default" } else { namespace });
+        assert_eq!(
+            old.refusal(),
+            format!("--inference-pool must be in format 'namespace/name' or 'name', got {got:?}")
+        );
+    }
 }
 
 #[test]

@@ -10,5 +10,6 @@ mod old_names;
 mod operator;
 mod precedence;
 mod refusals;
+mod shortcuts;
 mod tls;
 mod yaml;

@@ -34,7 +34,7 @@ pub(crate) enum Decoded {
 }
 
 fn again(code: u8) -> Again {
-    [Again::Never, Again::Elsewhere, Again::Here][usize::from(code)]
+    [Again::Never, Again::Elsewhere, Again::Here, Again::Anywhere][usize::from(code)]
 }
 
 /// One prefill attempt, as its engine sees it.
@@ -163,7 +163,7 @@ impl World {
                 let attempt = self.attempt_of(life);
                 self.attempts[attempt].runs = true;
                 let delay = self.dice.delay();
-                let severity = u8::try_from(self.dice.below(3)).expect("three is small");
+                let severity = u8::try_from(self.dice.below(4)).expect("four is small");
                 let how = match self.dice.below(10) {
                     0 => Prefilled::Refused(severity),
                     1 | 2 => Prefilled::Broke(severity),

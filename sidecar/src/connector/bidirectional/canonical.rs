@@ -7,16 +7,69 @@
 //!
 //! Every value is absorbed with its kind and length in front, so that no two different values give the same bytes.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::fmt;
 
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 /// Nesting that is followed. Messages and tool schemas have some ten levels; each level is scanned once more.
 const MAX_DEPTH: usize = 64;
 
-/// An object's members, sorted, the last of each name.
-pub(super) type Members<'a> = BTreeMap<String, &'a RawValue>;
+/// An object's members, sorted, the last of each name. Names and values are those of the text that was read, as far as it
+/// spells them plainly.
+#[derive(Debug)]
+pub(super) struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'a> Members<'a> {
+    /// The value of `name`, as its text.
+    pub(super) fn get(&self, name: &str) -> Option<&'a str> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.get())
+    }
+
+    /// Keeps those members whose value, as its text, is `wanted`.
+    pub(super) fn retain(&mut self, wanted: impl Fn(&str) -> bool) {
+        self.0.retain(|(_, value)| wanted(value.get()));
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Reader).map(Self)
+    }
+}
+
+/// A text that is copied only if it is spelled with escapes.
+#[derive(serde::Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+struct Reader;
+
+impl<'de> Visitor<'de> for Reader {
+    type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Self::Value, A::Error> {
+        let mut members = Vec::new();
+        while let Some((Text(name), value)) = object.next_entry()? {
+            members.push((name, value));
+        }
+        // Stable: of equal names the last is still the last.
+        members.sort_by(|(one, _): &(Cow<'_, str>, _), (other, _)| one.cmp(other));
+        members.dedup_by(|later, earlier| {
+            let same = later.0 == earlier.0;
+            if same {
+                std::mem::swap(later, earlier);
+            }
+            same
+        });
+        Ok(members)
+    }
+}
 
 /// Adds `value` to `hash`. `None`: it is nested too deeply, or has a string that is no text (a lone surrogate).
 pub(super) fn absorb(hash: &mut Sha256, value: &str) -> Option<()> {
@@ -26,6 +79,16 @@ pub(super) fn absorb(hash: &mut Sha256, value: &str) -> Option<()> {
 /// Adds an object with these members.
 pub(super) fn absorb_members(hash: &mut Sha256, members: &Members<'_>) -> Option<()> {
     members_below(hash, members, MAX_DEPTH)
+}
+
+/// Adds an object whose members are these texts, sorted by name.
+pub(super) fn absorb_texts<const N: usize>(hash: &mut Sha256, members: [(&str, &str); N]) {
+    debug_assert!(members.is_sorted_by_key(|(name, _)| *name), "one form for one object");
+    head(hash, b'{', N);
+    for (name, value) in members {
+        text(hash, name);
+        text(hash, value);
+    }
 }
 
 fn absorb_below(hash: &mut Sha256, value: &str, depth: usize) -> Option<()> {
@@ -40,7 +103,10 @@ fn absorb_below(hash: &mut Sha256, value: &str, depth: usize) -> Option<()> {
                 absorb_below(hash, item.get(), depth)?;
             }
         }
-        b'"' => text(hash, &serde_json::from_str::<String>(value).ok()?),
+        b'"' => match plain(value) {
+            Some(plain) => text(hash, plain),
+            None => text(hash, &serde_json::from_str::<String>(value).ok()?),
+        },
         // A number or a word.
         _ => {
             head(hash, b'=', value.len());
@@ -50,7 +116,13 @@ fn absorb_below(hash: &mut Sha256, value: &str, depth: usize) -> Option<()> {
     Some(())
 }
 
-fn members_below(hash: &mut Sha256, members: &Members<'_>, depth: usize) -> Option<()> {
+/// What a JSON string says, if it spells every character as itself.
+fn plain(string: &str) -> Option<&str> {
+    let inside = string.strip_prefix('"')?.strip_suffix('"')?;
+    memchr::memchr(b'\\', inside.as_bytes()).is_none().then_some(inside)
+}
+
+fn members_below(hash: &mut Sha256, Members(members): &Members<'_>, depth: usize) -> Option<()> {
     head(hash, b'{', members.len());
     for (name, value) in members {
         text(hash, name);
@@ -71,6 +143,8 @@ fn head(hash: &mut Sha256, kind: u8, len: usize) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -87,10 +161,21 @@ mod tests {
             (r#"{"a":1,"b":[true,null]}"#, " {\n\"b\" : [ true , null ],\t\"a\":1 } "),
             (r#"{"a":"A/é😀"}"#, r#"{"\u0061":"\u0041\/\u00e9\ud83d\ude00"}"#),
             (r#"{"a":1,"a":2}"#, r#"{"a":2}"#),
+            (r#"{"b":0,"a":1,"b":7,"\u0061":2,"c":[],"a":3}"#, r#"{"a":3,"b":7,"c":[]}"#),
             ("[]", "[ ]"),
         ] {
             assert!(digest(one).is_some());
             assert_eq!(digest(one), digest(other), "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn texts_put_together_are_the_object_they_would_be_read_as() {
+        for value in ["", "plain", "a \"quoted\" word \\ and a\nline", "é😀"] {
+            let mut hash = Sha256::new();
+            absorb_texts(&mut hash, [("a", value), ("b", "x")]);
+            let read = serde_json::json!({"b": "x", "a": value}).to_string();
+            assert_eq!(digest(&read), Some(hash.finalize().into()), "{read}");
         }
     }
 

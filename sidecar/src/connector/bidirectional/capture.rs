@@ -30,6 +30,9 @@ const MAX_PIECE: usize = 1024 * 1024;
 /// Longest reply that is followed, in bytes. Models write a hundred thousand tokens at most.
 const MAX_REPLY: usize = 512 * 1024;
 
+/// A whole answer without this word offers nothing, and is not read.
+const OFFERS: &[u8] = b"\"do_remote_decode\"";
+
 /// What was learned from an answer so far.
 #[derive(Debug, Default)]
 struct Reply {
@@ -105,13 +108,15 @@ impl Observer for Capture {
             if self.read_events().is_none() {
                 return;
             }
-        } else if self.reply.as_mut().and_then(|reply| reply.read(&self.gathered)).is_none() {
+        } else if memchr::memmem::find(&self.gathered, OFFERS).is_none()
+            || self.reply.as_mut().and_then(|reply| reply.read(&self.gathered)).is_none()
+        {
             return;
         }
         let Some(Reply { text, complete: true, offer: Some(offer) }) = self.reply else { return };
         let plain = !text.is_empty() && text.trim() == text && !text.contains('\u{fffd}');
-        if let Some(key) = self.turn.answered(&text).filter(|_| plain) {
-            self.memory.store().put(key, offer, self.port, Instant::now());
+        if plain {
+            self.memory.store().put(self.turn.answered(&text), offer, self.port, Instant::now());
         }
     }
 }
@@ -204,7 +209,7 @@ mod tests {
             capture.data(piece);
         }
         capture.end();
-        let key = turn.answered(reply).unwrap();
+        let key = turn.answered(reply);
         let offer = memory.store().take(&[key], Instant::now());
         assert!(offer.is_none() || offer == Offer::read(OFFER.as_bytes()));
         offer.is_some()

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use super::canonical::{Members, absorb, absorb_members};
+use super::canonical::{Members, absorb, absorb_members, absorb_texts};
 use crate::request::Asked;
 use crate::request::route::Api;
 
@@ -70,11 +70,11 @@ pub(super) struct Turn(Key);
 
 impl Turn {
     /// The key of the turn once it was answered with this text.
-    pub(super) fn answered(&self, text: &str) -> Option<Key> {
-        let content = serde_json::value::to_raw_value(text).ok()?;
-        let role = serde_json::value::to_raw_value("assistant").ok()?;
-        let reply = Members::from([("content".to_owned(), &*content), ("role".to_owned(), &*role)]);
-        link(&self.0, &reply)
+    pub(super) fn answered(&self, text: &str) -> Key {
+        let mut hash = Sha256::new();
+        hash.update(self.0);
+        absorb_texts(&mut hash, [("content", text), ("role", "assistant")]);
+        hash.finalize().into()
     }
 }
 
@@ -95,15 +95,16 @@ impl Chat {
         if asked.api != Api::ChatCompletions || !plain {
             return None;
         }
-        let mut key = shape(&SHAPING.map(|name| (name, member(name))))?;
+        let mut key = shape(member)?;
         let messages = member("messages").filter(|messages| messages.len() <= MAX_MESSAGES)?;
-        let messages: Vec<Members<'_>> = serde_json::from_slice(&messages).ok()?;
+        // Checked once as a whole: a reader of bytes checks every text in it.
+        let messages: Vec<Members<'_>> = serde_json::from_str(std::str::from_utf8(&messages).ok()?).ok()?;
         let mut earlier = Vec::new();
         for mut message in messages {
-            let reply = message.get("role").is_some_and(|role| role.get() == "\"assistant\"");
+            let reply = message.get("role") == Some("\"assistant\"");
             if reply {
                 // Clients send back what their library makes of a reply: what it lacks is null or an empty list.
-                message.retain(|_, value| !matches!(value.get(), "null" | "[]"));
+                message.retain(|value| !matches!(value, "null" | "[]"));
             }
             key = link(&key, &message)?;
             if reply {
@@ -117,16 +118,14 @@ impl Chat {
     }
 }
 
-fn shape(members: &[(&str, Option<Bytes>)]) -> Option<Key> {
+/// What shapes the prompt besides the messages. Each member that is there goes in under its number, so those that are
+/// not, which is most of them, cost nothing. Every value ends where it says, so numbers and values cannot be mistaken.
+fn shape(member: impl Fn(&str) -> Option<Bytes>) -> Option<Key> {
     let mut hash = Sha256::new();
-    for (name, value) in members {
-        hash.update(name);
-        match value {
-            None => hash.update([0]),
-            Some(value) => {
-                hash.update([1]);
-                absorb(&mut hash, std::str::from_utf8(value).ok()?)?;
-            }
+    for (number, name) in (0..).zip(SHAPING) {
+        if let Some(value) = member(name) {
+            hash.update([number]);
+            absorb(&mut hash, std::str::from_utf8(&value).ok()?)?;
         }
     }
     Some(hash.finalize().into())
@@ -171,7 +170,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_turn_is_found_again_in_the_next() {
-        let answered = chat(FIRST).asked.answered("two").unwrap();
+        let answered = chat(FIRST).asked.answered("two");
         assert_eq!(chat(SECOND).earlier, [answered]);
         assert!(chat(FIRST).earlier.is_empty());
     }
@@ -180,14 +179,14 @@ pub(super) mod tests {
     fn of_several_turns_the_longest_comes_first() {
         let third =
             SECOND.replace("]}", r#",{"role":"assistant","content":"four"},{"role":"user","content":"5"}]}"#);
-        let second = chat(SECOND).asked.answered("four").unwrap();
-        let first = chat(FIRST).asked.answered("two").unwrap();
+        let second = chat(SECOND).asked.answered("four");
+        let first = chat(FIRST).asked.answered("two");
         assert_eq!(chat(&third).earlier, [second, first]);
     }
 
     #[test]
     fn layout_and_what_libraries_add_to_a_reply_do_not_matter() {
-        let answered = chat(FIRST).asked.answered("two").unwrap();
+        let answered = chat(FIRST).asked.answered("two");
         let same = SECOND.replace(
             r#"{"role":"assistant","content":"two"}"#,
             r#"{ "refusal": null, "content" : "\u0074wo", "tool_calls":[], "role":"assistant" }"#,
@@ -201,7 +200,7 @@ pub(super) mod tests {
 
     #[test]
     fn any_change_of_what_the_prompt_is_made_from_is_another_chat() {
-        let answered = chat(FIRST).asked.answered("two").unwrap();
+        let answered = chat(FIRST).asked.answered("two");
         for (from, to) in [
             ("one", "One"),
             ("two", "two "),

@@ -3,23 +3,38 @@
 use bytes::Bytes;
 use kvferry_splice::scan;
 
-/// Members that go on to the prefill engine, and whether an offer without them is of no use.
-const MEMBERS: [(&str, bool); 11] = [
-    ("remote_engine_id", true),
-    ("remote_request_id", true),
-    ("remote_host", true),
-    ("remote_port", true),
-    ("remote_block_ids", true),
-    ("remote_num_tokens", false),
-    ("remote_blocks_expiry_time", false),
-    ("tp_size", false),
-    ("dcp_size", false),
-    ("pp_size", false),
-    ("transfer_mode", false),
-];
-
 /// Says that it is an offer.
 const SWITCH: &str = "do_remote_decode";
+
+/// Members that go on to the prefill engine. An offer without the first [`NEEDED`] is of no use.
+const MEMBERS: [&str; 11] = [
+    "remote_engine_id",
+    "remote_request_id",
+    "remote_host",
+    "remote_port",
+    "remote_block_ids",
+    "remote_num_tokens",
+    "remote_blocks_expiry_time",
+    "tp_size",
+    "dcp_size",
+    "pp_size",
+    "transfer_mode",
+];
+const NEEDED: usize = 5;
+
+/// What has to be found in an answer's parameters: the switch, then the members.
+const WATCH: [&str; MEMBERS.len() + 1] = {
+    let mut watch = [SWITCH; MEMBERS.len() + 1];
+    let mut at = 0;
+    while at < MEMBERS.len() {
+        watch[at + 1] = MEMBERS[at];
+        at += 1;
+    }
+    watch
+};
+
+/// How the parameters of a prefill leg begin that takes an offer up.
+const HEAD: &[u8] = br#"{"do_remote_decode":true,"do_remote_prefill":false"#;
 
 /// Largest offer that is kept, in bytes. A block id takes some six; this is a million tokens in blocks of 32.
 const MAX_BYTES: usize = 256 * 1024;
@@ -36,21 +51,22 @@ pub(super) struct Offer {
 impl Offer {
     /// Reads the parameters of a decode answer. `None`: they offer nothing.
     pub(super) fn read(returned: &[u8]) -> Option<Self> {
-        let mut names = MEMBERS.map(|(name, _)| name).to_vec();
-        names.push(SWITCH);
-        let document = scan(returned, &names).ok()?;
+        let document = scan(returned, &WATCH).ok()?;
         let value = |name| document.value(name).map(|at| &returned[at]);
         if value(SWITCH) != Some(b"true") || returned.len() > MAX_BYTES {
             return None;
         }
-        let mut params = br#"{"do_remote_decode":true,"do_remote_prefill":false"#.to_vec();
-        for (name, needed) in MEMBERS {
+        // The members lose at most their white space on the way.
+        let mut params = Vec::with_capacity(HEAD.len() + returned.len());
+        params.extend_from_slice(HEAD);
+        for (at, name) in MEMBERS.into_iter().enumerate() {
             match value(name) {
                 Some(value) if says_something(value) => {
-                    params.extend_from_slice(format!(",\"{name}\":").as_bytes());
-                    params.extend_from_slice(value);
+                    for part in [b",\"", name.as_bytes(), b"\":", value] {
+                        params.extend_from_slice(part);
+                    }
                 }
-                _ if needed => return None,
+                _ if at < NEEDED => return None,
                 _ => {}
             }
         }

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use kvferry_splice::{Edits, Malformed};
 
-use super::{Ids, wire};
+use super::Ids;
+use super::wire::{self, Returned};
 use crate::connector::nixlv2::{KV, cached_tokens, returned_kv};
 use crate::connector::{Accepted, Attempt, Outgoing, ReleaseRequest, Unusable, release};
 use crate::request::Asked;
@@ -13,7 +14,7 @@ use crate::request::Asked;
 pub(super) struct Serial {
     ids: Ids,
     /// What prefill returned.
-    returned: Option<Bytes>,
+    returned: Option<Returned>,
     /// Prefill's rank in the group.
     rank: u32,
     /// Prefill did not say its rank, and it cannot be found out.
@@ -30,9 +31,9 @@ impl Serial {
     fn find_rank(&mut self) {
         let Some(returned) = &self.returned else { return };
         let ranks = self.ids.write.ranks;
-        if let Some(said) = ranks.said(wire::returned_rank(returned).as_deref()) {
+        if let Some(said) = ranks.said(returned.rank()) {
             self.rank = said;
-        } else if ranks.spans_pods() && wire::is_object(returned) {
+        } else if ranks.spans_pods() && returned.is_object() {
             let pod = self.ids.write.pod_of(self.ids.prefill.host());
             let rank = pod.and_then(|pod| ranks.global(pod, ranks.local(self.ids.rank)));
             self.lost = rank.is_none();
@@ -55,7 +56,7 @@ impl Attempt for Serial {
     }
 
     fn accept(&mut self, asked: &Asked, answer: &Bytes) -> Result<Accepted, Malformed> {
-        self.returned = returned_kv(answer)?;
+        self.returned = returned_kv(answer)?.map(Returned::new);
         self.find_rank();
         Ok(Accepted {
             kv: self.returned.is_some(),
@@ -87,6 +88,6 @@ impl Attempt for Serial {
     fn release(&self) -> Option<ReleaseRequest> {
         let local = self.ids.write.ranks.local(self.rank);
         let by_flags = wire::decode_by_flags(&self.ids, local);
-        Some(release::by_refused_decode(&wire::release(&by_flags, self.returned.as_ref())))
+        Some(release::by_refused_decode(&wire::release(&by_flags, self.returned.as_ref().map(Returned::raw))))
     }
 }

@@ -1,7 +1,7 @@
 //! The `kv_transfer_params` of both legs. The members are the contract's; MoRI-IO reads them in any order.
 
 use bytes::Bytes;
-use kvferry_splice::{Chunks, Edits, scan};
+use kvferry_splice::{Chunks, Document, Edits, scan};
 use serde::Serialize;
 
 use super::Ids;
@@ -120,21 +120,40 @@ const SIZE_LOCAL: &str = "remote_dp_size_local";
 const WATCH: [&str; 9] =
     [RANK, RANK_RULES, LEADER, TRANSFER_ID, NOTIFY_PORT, HANDSHAKE_PORT, SIZE, HOSTS, SIZE_LOCAL];
 
-/// The rank that `returned` names, as its raw text.
-pub(super) fn returned_rank(returned: &Bytes) -> Option<Bytes> {
-    let document = scan(returned, &[RANK]).ok()?;
-    Some(returned.slice(document.value(RANK)?))
+/// The parameters that prefill returned, read once.
+#[derive(Debug)]
+pub(super) struct Returned {
+    raw: Bytes,
+    /// `None` if they are no object, which alone can be completed.
+    document: Option<Document<'static>>,
 }
 
-/// Whether `returned` is an object, which alone can be completed.
-pub(super) fn is_object(returned: &Bytes) -> bool {
-    scan(returned, &[]).is_ok()
+impl Returned {
+    pub(super) fn new(raw: Bytes) -> Self {
+        let document = scan(&raw, &WATCH).ok();
+        Self { raw, document }
+    }
+
+    /// As they came.
+    pub(super) fn raw(&self) -> &Bytes {
+        &self.raw
+    }
+
+    pub(super) fn is_object(&self) -> bool {
+        self.document.is_some()
+    }
+
+    /// The rank that they name, as its raw text.
+    pub(super) fn rank(&self) -> Option<&[u8]> {
+        let at = self.document.as_ref()?.value(RANK)?;
+        Some(&self.raw[at])
+    }
 }
 
 /// Of a decode leg after prefill: what it returned, with `rank` pinned. What is no object goes on as it is.
-pub(super) fn decode_by_answer(ids: &Ids, returned: &Bytes, rank: u32) -> Bytes {
-    let Ok(document) = scan(returned, &WATCH) else {
-        return returned.clone();
+pub(super) fn decode_by_answer(ids: &Ids, returned: &Returned, rank: u32) -> Bytes {
+    let Returned { raw, document: Some(document) } = returned else {
+        return returned.raw.clone();
     };
     let (write, options) = (&ids.write, &ids.write.options);
     let mut edits = Edits::new().set(RANK, rank.to_string()).set(RANK_RULES, "true");
@@ -142,22 +161,26 @@ pub(super) fn decode_by_answer(ids: &Ids, returned: &Bytes, rank: u32) -> Bytes 
         // Decode may run on a rank with another number than prefill's, and must ask for the KV all the same.
         edits = edits.set(LEADER, "true");
     }
-    let lacks = |name: &str| document.value(name).is_none_or(|at| &returned[at] == b"null");
-    let hosts = write.addresses(&options.remote_hosts);
-    let known = [
-        (TRANSFER_ID, Some(json(&ids.transfer_id))),
-        (NOTIFY_PORT, Some(json(&options.decode_notify_port))),
-        (HANDSHAKE_PORT, Some(json(&options.decode_handshake_port))),
-        (SIZE, Some(json(&options.dp_size))),
-        (HOSTS, (!hosts.is_empty()).then(|| json(&hosts))),
-        (SIZE_LOCAL, write.told_per_pod(&options.remote_hosts).map(|size| json(&size))),
-    ];
-    for (name, value) in known {
-        if let Some(value) = value.filter(|_| lacks(name)) {
-            edits = edits.set(name, value);
-        }
+    let lacks = |name: &str| document.value(name).is_none_or(|at| &raw[at] == b"null");
+    if lacks(TRANSFER_ID) {
+        edits = edits.set(TRANSFER_ID, format!("\"{}\"", ids.transfer_id));
     }
-    edits.apply(&document, &Chunks::from(returned.clone())).to_bytes()
+    if lacks(NOTIFY_PORT) {
+        edits = edits.set(NOTIFY_PORT, options.decode_notify_port.to_string());
+    }
+    if lacks(HANDSHAKE_PORT) {
+        edits = edits.set(HANDSHAKE_PORT, options.decode_handshake_port.to_string());
+    }
+    if lacks(SIZE) {
+        edits = edits.set(SIZE, options.dp_size.to_string());
+    }
+    if !options.remote_hosts.is_empty() && lacks(HOSTS) {
+        edits = edits.set(HOSTS, json(&write.addresses(&options.remote_hosts)));
+    }
+    if let Some(size) = write.told_per_pod(&options.remote_hosts).filter(|_| lacks(SIZE_LOCAL)) {
+        edits = edits.set(SIZE_LOCAL, size.to_string());
+    }
+    edits.apply(document, &Chunks::from(raw.clone())).to_bytes()
 }
 
 /// Of a release: `by_flags`, at the address where `returned` says that prefill listens.
@@ -177,6 +200,11 @@ pub(super) fn release(by_flags: &Bytes, returned: Option<&Bytes>) -> Bytes {
     edited.unwrap_or_else(|| by_flags.clone())
 }
 
+/// What the parameters take without a list of hosts, in bytes: they are made for every leg, and grow no more then.
+const USUAL: usize = 512;
+
 fn json(value: &impl Serialize) -> Bytes {
-    serde_json::to_vec(value).expect("texts, numbers and booleans are JSON").into()
+    let mut json = Vec::with_capacity(USUAL);
+    serde_json::to_writer(&mut json, value).expect("texts, numbers and booleans are JSON");
+    json.into()
 }

@@ -48,8 +48,9 @@ impl Identity {
             if !members.is_empty() {
                 members.push(b',');
             }
-            members.extend_from_slice(format!("\"{name}\":").as_bytes());
-            members.extend_from_slice(value);
+            for part in [b"\"", name.as_bytes(), b"\":", value] {
+                members.extend_from_slice(part);
+            }
         }
         Some(Self { members: members.into() })
     }

@@ -8,6 +8,12 @@
 //! Both legs carry a transfer id and a request id of this attempt alone. vLLM 0.32 pairs the two by the request id: a
 //! registration left behind by an attempt that failed would draw the KV of the next one into blocks that belong to
 //! somebody else by then. The client's id stays in front of it, for logs.
+//!
+//! When prefill fails after decode was sent beside it, decode's engine may wait with its blocks held, for as long as it lives
+//! (vLLM 0.32). Only a prefill under the same request id ends that, so the release of such an attempt is its prefill once
+//! more. That costs the engine a prompt that nobody wants, so an engine that has failed it twice, the second time with an
+//! error of its own or by not being there, is not asked again: it will not get well within the seconds of a release. One
+//! that was only too slow is, since what it has computed meanwhile is in its cache.
 
 mod identity;
 mod known;
@@ -27,7 +33,8 @@ use lru::LruCache;
 use super::nixlv2::{KEEP_FOR_REMOTE, KV, cached_tokens, returned_kv};
 use super::source::{self, Tier};
 use super::{
-    Accepted, Attempt, Connector, Options, Outgoing, PrefillLimits, ReleaseRequest, Unusable, fresh, release,
+    Accepted, Attempt, Connector, Options, Outgoing, PrefillLimits, Refusals, ReleaseRequest, Unusable,
+    fresh, release,
 };
 use crate::request::Asked;
 use crate::request::headers::unshared;
@@ -162,6 +169,7 @@ impl Connector for Push {
             used,
             early,
             again: None,
+            refusals: Refusals::default(),
             returned: None,
         };
         if attempt.overlaps() {
@@ -198,6 +206,8 @@ struct Pushed {
     early: Option<Bytes>,
     /// The prefill leg's body, to be sent again if decode was sent beside a prefill that failed.
     again: Option<(Api, Chunks)>,
+    /// Whether that was turned down.
+    refusals: Refusals,
     /// What prefill returned, with the transfer id.
     returned: Option<Bytes>,
 }
@@ -260,7 +270,11 @@ impl Attempt for Pushed {
         }
         // Prefill failed, and a decode engine may wait for it with its blocks held.
         let ((api, body), early) = (self.again.as_ref()?, self.early.as_deref()?);
-        Some(release::by_prefill_again(*api, body.clone(), self.request_id.clone(), early))
+        if self.refusals.any() {
+            return None;
+        }
+        let (id, refusals) = (self.request_id.clone(), self.refusals.clone());
+        Some(release::by_prefill_again(*api, body.clone(), id, early, refusals))
     }
 }
 

@@ -186,9 +186,9 @@ impl Frames for Stream {
         frames
     }
 
-    fn token(&mut self, _index: usize, token: u32, last: bool) -> String {
+    fn token(&mut self, _index: usize, token: u32, last: Option<Finish>) -> String {
         let ids = self.show_ids.then_some([token]);
-        self.each_choice(&tokens::spell(token), last.then_some(Finish::Length), ids)
+        self.each_choice(&tokens::spell(token), last, ids)
     }
 
     fn stop(&mut self, _index: usize, finish: Finish) -> String {

@@ -167,8 +167,8 @@ impl Frames for Stream {
         String::new()
     }
 
-    fn token(&mut self, index: usize, token: u32, last: bool) -> String {
-        self.each_choice(index, Some(token), last.then_some(Finish::Length))
+    fn token(&mut self, index: usize, token: u32, last: Option<Finish>) -> String {
+        self.each_choice(index, Some(token), last)
     }
 
     fn stop(&mut self, index: usize, finish: Finish) -> String {

@@ -22,7 +22,8 @@ pub(super) fn read(body: &Value) -> Result<Wanted, ApiError> {
     let limits = Wanted::read(sampling, Vec::new(), &["max_tokens"])?;
     let wanted = Wanted::read(body, vec![ids], &[])?;
     let unsupported = limits.unsupported.or(wanted.unsupported);
-    Ok(Wanted { max_tokens: limits.max_tokens, n: limits.n, unsupported, ..wanted })
+    let Wanted { max_tokens, may_end_from, n, .. } = limits;
+    Ok(Wanted { max_tokens, may_end_from, n, unsupported, ..wanted })
 }
 
 #[derive(Serialize)]
@@ -118,8 +119,8 @@ impl Frames for Stream {
         String::new()
     }
 
-    fn token(&mut self, index: usize, token: u32, last: bool) -> String {
-        self.each_choice(index, &[token], last.then_some(Finish::Length))
+    fn token(&mut self, index: usize, token: u32, last: Option<Finish>) -> String {
+        self.each_choice(index, &[token], last)
     }
 
     fn stop(&mut self, index: usize, finish: Finish) -> String {

@@ -20,8 +20,8 @@ pub(super) fn read(body: &Value) -> Result<Wanted, ApiError> {
     let system = body.get("system").filter(|system| !system.is_null()).map(|system| ("system", system));
     let prompt = render(system.into_iter().chain(turns(messages)?), body.get("tools"), Ending::Reply);
     let wanted = Wanted::read(body, vec![prompt], &["max_tokens"])?;
-    // This API has no n and no token ids.
-    Ok(Wanted { n: 1, return_token_ids: false, ..wanted })
+    // This API has no n, no token ids, and no word against an early end.
+    Ok(Wanted { n: 1, return_token_ids: false, may_end_from: Some(1), ..wanted })
 }
 
 #[derive(Serialize)]
@@ -101,7 +101,7 @@ impl Frames for Stream {
         event("message_start", &start) + &event("content_block_start", &block)
     }
 
-    fn token(&mut self, _index: usize, token: u32, _last: bool) -> String {
+    fn token(&mut self, _index: usize, token: u32, _last: Option<Finish>) -> String {
         let delta = json!({"type": "text_delta", "text": tokens::spell(token)});
         event("content_block_delta", &json!({"type": "content_block_delta", "index": 0, "delta": delta}))
     }

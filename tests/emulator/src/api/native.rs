@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::request::{Wanted, token_ids};
+use super::request::{Wanted, may_end_from, token_ids};
 use super::run::{Job, Outcome, Tally, Usage};
 use super::sse::{DONE, Frames, data};
 use crate::error::ApiError;
@@ -30,7 +30,8 @@ pub(super) fn read(body: &Value) -> Result<Wanted, ApiError> {
         if sampling.get("max_new_tokens").is_some() { limits.max_tokens } else { DEFAULT_NEW_TOKENS };
     let wanted = Wanted::read(body, vec![prompt], &[])?;
     let unsupported = limits.unsupported.or(wanted.unsupported);
-    Ok(Wanted { max_tokens, n: 1, unsupported, ..wanted })
+    let may_end_from = may_end_from(sampling, "min_new_tokens")?;
+    Ok(Wanted { max_tokens, may_end_from, n: 1, unsupported, ..wanted })
 }
 
 /// What is known of a request whatever its state.
@@ -81,9 +82,9 @@ impl Frames for Stream {
         String::new()
     }
 
-    fn token(&mut self, _index: usize, token: u32, last: bool) -> String {
+    fn token(&mut self, _index: usize, token: u32, last: Option<Finish>) -> String {
         self.output.push(token);
-        self.frame(last.then_some(Finish::Length))
+        self.frame(last)
     }
 
     fn stop(&mut self, _index: usize, finish: Finish) -> String {

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::engine::Engine;
 use crate::error::ApiError;
+use crate::finish::Finish;
 
 /// Output tokens when the request sets no limit: vLLM's default for completions, used for every route.
 const DEFAULT_MAX_TOKENS: i64 = 16;
@@ -20,6 +21,8 @@ pub(crate) struct Wanted {
     pub(crate) model: Option<String>,
     pub(crate) prompts: Vec<Vec<u32>>,
     pub(crate) max_tokens: i64,
+    /// The least number of tokens with which the model may end its answer by itself; `None`: it may not.
+    pub(crate) may_end_from: Option<usize>,
     pub(crate) n: i64,
     pub(crate) stream: bool,
     pub(crate) include_usage: bool,
@@ -46,6 +49,7 @@ impl Wanted {
             model: text(body, "model")?,
             prompts,
             max_tokens: max_tokens.unwrap_or(DEFAULT_MAX_TOKENS),
+            may_end_from: may_end_from(body, "min_tokens")?,
             n: integer(body, "n")?.unwrap_or(1),
             stream: flag(body, "stream")?,
             include_usage: options.map_or(Ok(false), |options| flag(options, "include_usage"))?,
@@ -63,6 +67,16 @@ impl Wanted {
     /// Output tokens, once checked.
     pub(crate) fn limit(&self) -> usize {
         usize::try_from(self.max_tokens).expect("checked to be positive")
+    }
+
+    /// How many tokens an answer has, and why it ends there, if the model's own end is at `stop_after`.
+    pub(crate) fn end(&self, stop_after: Option<usize>) -> (usize, Finish) {
+        let limit = self.limit();
+        let own = stop_after.zip(self.may_end_from).map(|(stop, least)| stop.max(least));
+        match own.filter(|stop| *stop <= limit) {
+            Some(stop) => (stop, Finish::Stop),
+            None => (limit, Finish::Length),
+        }
     }
 
     /// Choice indexes of the prompt at `index`.
@@ -125,6 +139,13 @@ fn unsupported(body: &Value) -> Option<&'static str> {
         Some(_) => true,
     };
     FIELDS.into_iter().find(asks)
+}
+
+/// From which token on the model may end its answer: behind the `least` that were asked for, unless not at all.
+pub(crate) fn may_end_from(body: &Value, least: &'static str) -> Result<Option<usize>, ApiError> {
+    let least = integer(body, least)?.unwrap_or(0);
+    let never = flag(body, "ignore_eos")?;
+    Ok((!never).then(|| usize::try_from(least).unwrap_or_default() + 1))
 }
 
 /// A list of token ids.

@@ -24,7 +24,9 @@ pub(super) fn read(body: &Value) -> Result<Wanted, ApiError> {
     let turns = instructions.into_iter().chain(input);
     let prompt = if empty { Vec::new() } else { render(turns, body.get("tools"), Ending::Reply) };
     let wanted = Wanted::read(body, vec![prompt], &["max_output_tokens"])?;
-    Ok(Wanted { n: 1, return_token_ids: false, ..wanted })
+    // This API has no n, no token ids and no least number of tokens.
+    let may_end_from = wanted.may_end_from.map(|_| 1);
+    Ok(Wanted { n: 1, return_token_ids: false, may_end_from, ..wanted })
 }
 
 #[derive(Serialize)]
@@ -83,13 +85,14 @@ impl ResponsesUsage {
 }
 
 pub(super) fn whole<'a>(job: &'a Job, outcome: &'a Outcome) -> Whole<'a> {
+    let incomplete = outcome.tallies[0].finish.incomplete();
     let item = message(&job.id, &tokens::decode(&outcome.tallies[0].tokens));
     Whole {
         usage: Some(ResponsesUsage::new(outcome.usage)),
         kv_transfer_params: outcome.handle(),
         ec_transfer_params: outcome.encoded.as_ref(),
-        status: "incomplete",
-        incomplete_details: Some(json!({"reason": outcome.tallies[0].finish.responses()})),
+        status: if incomplete.is_some() { "incomplete" } else { "completed" },
+        incomplete_details: incomplete.map(|reason| json!({"reason": reason})),
         output: vec![item],
         ..begun(&job.id, job.created, &job.model, job.wanted.limit())
     }
@@ -173,7 +176,7 @@ impl Frames for Stream {
             + &self.event("response.content_part.added", part)
     }
 
-    fn token(&mut self, _index: usize, token: u32, _last: bool) -> String {
+    fn token(&mut self, _index: usize, token: u32, _last: Option<Finish>) -> String {
         let mut delta = self.part();
         delta["delta"] = tokens::spell(token).into();
         delta["logprobs"] = json!([]);

@@ -138,7 +138,7 @@ pub(crate) fn into_frames(
 /// Where tokens go as they come.
 trait Sink {
     fn open(&mut self, index: usize, usage: Usage) -> impl Future<Output = ()> + Send;
-    fn token(&mut self, index: usize, token: u32, last: bool) -> impl Future<Output = ()> + Send;
+    fn token(&mut self, index: usize, token: u32, last: Option<Finish>) -> impl Future<Output = ()> + Send;
     fn stop(&mut self, index: usize, finish: Finish) -> impl Future<Output = ()> + Send;
 }
 
@@ -147,7 +147,7 @@ struct Collect;
 
 impl Sink for Collect {
     async fn open(&mut self, _index: usize, _usage: Usage) {}
-    async fn token(&mut self, _index: usize, _token: u32, _last: bool) {}
+    async fn token(&mut self, _index: usize, _token: u32, _last: Option<Finish>) {}
     async fn stop(&mut self, _index: usize, _finish: Finish) {}
 }
 
@@ -170,7 +170,7 @@ impl Sink for Push<'_> {
         push(self.sender, frames).await;
     }
 
-    async fn token(&mut self, index: usize, token: u32, last: bool) {
+    async fn token(&mut self, index: usize, token: u32, last: Option<Finish>) {
         let frames = self.frames.token(index, token, last);
         push(self.sender, frames).await;
     }
@@ -224,9 +224,9 @@ async fn each_prompt(
     sink: &mut impl Sink,
     outcome: &mut Outcome,
 ) -> Result<(), ApiError> {
-    let limit = job.wanted.limit();
+    let (length, finish) = job.wanted.end(engine.config().stop_after);
     for (index, (prompt, plan)) in job.wanted.prompts.iter().zip(plans).enumerate() {
-        let started = Sequence::start(engine, job.prompt_id(index), prompt, limit, plan).await?;
+        let started = Sequence::start(engine, job.prompt_id(index), prompt, length, plan).await?;
         let Some(mut sequence) = started else {
             decline(index, prompt.len(), sink, outcome).await;
             continue;
@@ -240,10 +240,11 @@ async fn each_prompt(
             outcome.usage.completion += job.wanted.choices(index).len();
             let tokens = &mut outcome.tallies[index].tokens;
             tokens.push(token);
-            let last = tokens.len() == limit;
+            let last = (tokens.len() == length).then_some(finish);
             sink.token(index, token, last).await;
         }
-        outcome.tallies[index].handle = sequence.finish()?;
+        outcome.tallies[index].finish = finish;
+        outcome.tallies[index].handle = sequence.finish(finish)?;
     }
     Ok(())
 }

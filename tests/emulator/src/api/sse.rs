@@ -13,8 +13,8 @@ pub(crate) const DONE: &str = "data: [DONE]\n\n";
 pub(crate) trait Frames: Send {
     /// The prompt at `index` is ready to generate.
     fn open(&mut self, index: usize, usage: Usage) -> String;
-    /// One more token of the prompt at `index`; `last` on its final one.
-    fn token(&mut self, index: usize, token: u32, last: bool) -> String;
+    /// One more token of the prompt at `index`; `last`: its final one, and why.
+    fn token(&mut self, index: usize, token: u32, last: Option<Finish>) -> String;
     /// The prompt at `index` ended before its last token.
     fn stop(&mut self, index: usize, finish: Finish) -> String;
     /// Everything was generated.

@@ -36,7 +36,9 @@ fn is_ours(engine: &Engine, params: &Value) -> bool {
 fn prefill(engine: &Engine, headers: &HeaderMap, params: &Value) -> Result<Intent, &'static str> {
     let rank = rank::read(headers, engine.config().dp_size).ok_or("x-data-parallel-rank")?;
     let key = Key { space: Space::Transfer, engine: engine.rank_id(rank), id: text(params, "transfer_id")? };
-    let offering = Offering { key, keep: engine.config().abort_timeout, told: Told::Nothing };
+    // vLLM hands over only what its length limit ended.
+    let keep = engine.config().abort_timeout;
+    let offering = Offering { key, keep, told: Told::Nothing, only_if_cut: true };
     Ok(Intent::hand_out(MOONCAKE, Fate::Offer(offering)))
 }
 

@@ -54,7 +54,7 @@ fn fetch(prefiller: &Value) -> Result<Intent, &'static str> {
 
 fn keep(engine: &Engine, decoder: &Value) -> Result<Intent, &'static str> {
     let key = Key { space: Space::Request, engine: String::new(), id: text(decoder, "kv_request_id")? };
-    let offering = Offering { key, keep: engine.config().kv_lease, told: Told::Nothing };
+    let offering = Offering { key, keep: engine.config().kv_lease, told: Told::Nothing, only_if_cut: false };
     Ok(Intent::hand_out(OFFLOADING, Fate::Offer(offering)))
 }
 

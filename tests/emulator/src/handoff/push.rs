@@ -80,7 +80,7 @@ fn lists_blocks(params: &Value) -> bool {
 fn prefill(engine: &Engine, headers: &HeaderMap, params: &Value) -> Result<Intent, &'static str> {
     let rank = rank::read(headers, engine.config().dp_size).ok_or("x-data-parallel-rank")?;
     let key = Key { space: Space::Transfer, engine: engine.rank_id(rank), id: text(params, "transfer_id")? };
-    let offering = Offering { key, keep: engine.config().kv_lease, told: Told::Identity };
+    let offering = Offering { key, keep: engine.config().kv_lease, told: Told::Identity, only_if_cut: false };
     Ok(Intent::hand_out(PUSH, Fate::Offer(offering)))
 }
 

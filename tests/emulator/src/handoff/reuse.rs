@@ -95,7 +95,7 @@ impl Past {
 
 /// Keeps the blocks of a finished answer for `ttl` at most.
 pub(super) fn keep(engine: &Arc<Engine>, finished: Finished, ttl: Duration) -> Kept {
-    let Finished { request, mut hold, tokens, produced } = finished;
+    let Finished { request, mut hold, tokens, produced, .. } = finished;
     // The last token was never computed with, so it has no KV.
     let held = tokens.prompt + produced.saturating_sub(1);
     hold.truncate(engine.pool.blocks_for(held));

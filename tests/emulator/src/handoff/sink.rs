@@ -13,6 +13,7 @@ use super::reuse::{self, Kept};
 use super::sglang;
 use crate::engine::Engine;
 use crate::error::ApiError;
+use crate::finish::Finish;
 use crate::lease;
 use crate::params::{Handle, Tokens};
 use crate::pool::BlockHold;
@@ -40,6 +41,8 @@ pub(crate) struct Offering {
     /// How long it waits at most.
     pub(super) keep: Duration,
     pub(super) told: Told,
+    /// A prompt whose answer ended by itself is not offered.
+    pub(super) only_if_cut: bool,
 }
 
 /// What an answer says about an offer.
@@ -68,6 +71,8 @@ pub(crate) struct Finished {
     pub(crate) tokens: Tokens,
     /// Tokens of its answer.
     pub(crate) produced: usize,
+    /// Why the answer ended.
+    pub(crate) finish: Finish,
 }
 
 /// `kv_transfer_params` of an answer.
@@ -140,7 +145,10 @@ impl Sink {
 }
 
 fn offer(engine: &Arc<Engine>, offering: Offering, finished: Finished) -> Result<Option<Identity>, ApiError> {
-    let Finished { request, mut hold, tokens, .. } = finished;
+    let Finished { request, mut hold, tokens, finish, .. } = finished;
+    if offering.only_if_cut && finish != Finish::Length {
+        return Ok(None);
+    }
     hold.truncate(engine.pool.blocks_for(tokens.prompt));
     let identity = match offering.told {
         Told::Nothing => None,
