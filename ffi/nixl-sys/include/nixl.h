@@ -1,0 +1,2 @@
+/* What bindgen reads: NIXL's C API, as the installer laid its header down. */
+#include "nixl_capi.h"

@@ -1,0 +1,4 @@
+//! What `make bindings` writes.
+
+pub mod nixl;
+pub mod nixl_later;

@@ -1,0 +1,4 @@
+//! What `make bindings` writes.
+
+pub mod ucp;
+pub mod ucp_later;
