@@ -28,8 +28,12 @@ pub const KV_SOURCE: RoutingHeader =
 pub const DATA_PARALLEL: RoutingHeader =
     RoutingHeader { old: "x-data-parallel-host-port", new: "x-data-parallel-host-port" };
 
+/// `true` asks to prefill a chat's next turn as far as it is known, once this one is answered; never renamed.
+pub const SPECULATIVE_PREFILL: RoutingHeader =
+    RoutingHeader { old: "x-speculative-prefill", new: "x-speculative-prefill" };
+
 /// Every routing header: none of them may reach an engine, on any route.
-pub const ALL: [RoutingHeader; 4] = [PREFILLER, ENCODERS, KV_SOURCE, DATA_PARALLEL];
+pub const ALL: [RoutingHeader; 5] = [PREFILLER, ENCODERS, KV_SOURCE, DATA_PARALLEL, SPECULATIVE_PREFILL];
 
 /// The id that joins a request's legs in the engines' logs. Upstream sees exactly one value.
 pub const REQUEST_ID: &str = "x-request-id";

@@ -68,7 +68,7 @@ pub fn settings(options: &Options) -> Result<Settings, TlsError> {
         Arc::new(Rank { index, port, decoder: Arc::new(decoder) })
     });
     Ok(Settings {
-        watch: connector::watch(&*connector),
+        watch: connector::watch(&*connector, options.shortcuts.enable_speculative_prefill),
         encode: options.handoff.ec_connector.as_deref().and_then(Encode::by_name),
         decode_chunk: options.handoff.decode_chunk_size,
         ranks: ranks.collect(),
@@ -91,6 +91,7 @@ pub fn settings(options: &Options) -> Result<Settings, TlsError> {
         allowlist: allowlist(options),
         pod_ip: options.environment.pod_ip.clone(),
         warm_up: options.shortcuts.pair_warm_up.then(Arc::default),
+        speculative: options.shortcuts.enable_speculative_prefill.then(Arc::default),
         connector_name: connector::name(&options.handoff.kv_connector),
         metrics,
         traces: Traces::off(),

@@ -5,6 +5,7 @@
 //! goes back. What is decided on the way is decided in two pure crates: `kvferry-handoff` and `kvferry-splice`.
 
 pub mod assemble;
+mod chat;
 mod connector;
 mod decoder;
 mod downstream;
@@ -22,6 +23,7 @@ mod respond;
 pub mod server;
 mod service;
 pub mod signals;
+mod speculative;
 mod targets;
 mod upstream;
 mod vitals;

@@ -14,6 +14,7 @@ use kvferry_traces::{RequestTrace, Span, TraceIdText, Work, attributes};
 
 use crate::error::{Error, Fault};
 use crate::inflight::Present;
+use crate::request::intake::Intake;
 use crate::request::route::Api;
 use crate::worker::Worker;
 
@@ -46,8 +47,8 @@ pub struct Record {
     passed: Span,
     /// Why it is not spread over two engines, if it is not.
     reason: &'static str,
-    /// The decode engine is one of several ranks.
-    data_parallel: bool,
+    /// So many decode engines this pod has.
+    ranks: usize,
     /// Between legs, or passed through.
     busy: Option<Busy>,
     tokens: Option<Tokens>,
@@ -100,8 +101,9 @@ impl Encoding {
 #[derive(Debug)]
 struct Leg {
     running: Running,
-    span: Span,
+    /// Before `span`, so that it ends first.
     client: Span,
+    span: Span,
 }
 
 impl Leg {
@@ -135,6 +137,7 @@ impl Record {
         }
         trace.set(attributes::REQUEST_PATH, api.path());
         trace.set(attributes::OPENAI_API, api.label());
+        trace.set(attributes::GEN_AI_OPERATION_NAME, api.operation());
         let started = Instant::now();
         let mut record = Self::begin(worker, started, metrics, trace, settings.request_log);
         record.appears(worker, api);
@@ -178,7 +181,7 @@ impl Record {
             decode_has_its_turn: false,
             passed: Span::default(),
             reason: attributes::NO_PREFILL_HEADER,
-            data_parallel: worker.settings.ranks.len() > 1,
+            ranks: worker.settings.ranks.len(),
             busy: None,
             tokens: None,
             first_byte: None,
@@ -247,10 +250,15 @@ impl Record {
     }
 
     /// The body was read.
-    pub fn read(&mut self, bytes: usize) {
-        self.bytes_in = bytes;
+    pub fn read(&mut self, intake: &Intake) {
+        self.bytes_in = intake.body.len();
         if let Some(present) = &self.present {
-            present.bytes(bytes as u64, 0);
+            present.bytes(self.bytes_in as u64, 0);
+        }
+        if self.trace.is_recorded()
+            && let Some(model) = intake.model()
+        {
+            self.trace.set(attributes::GEN_AI_REQUEST_MODEL, model);
         }
     }
 
@@ -336,10 +344,13 @@ impl Record {
         let mut leg = self.leg(Stage::Decode, Work::Decode, target, headers);
         if leg.span.is_recorded() {
             leg.span.set(attributes::DECODE_TARGET, target.to_string());
-            leg.span.set(attributes::DECODE_DATA_PARALLEL, self.data_parallel);
-            leg.span.set(attributes::DECODE_CONCURRENT, self.prefill.is_some());
+        }
+        // What is mostly false is said where it is true: attributes are what a sampled request costs.
+        if self.ranks > 1 {
+            leg.span.set(attributes::DECODE_DATA_PARALLEL, true);
         }
         if let Some(prefill) = &mut self.prefill {
+            leg.span.set(attributes::DECODE_CONCURRENT, true);
             prefill.span.set(attributes::PREFILL_ASYNC, true);
             self.trace.set(attributes::CONCURRENT_PD, true);
             self.trace.set(attributes::PARALLEL_DISPATCH, true);
@@ -524,6 +535,9 @@ impl Record {
         let legs = self.prefill_took.unwrap_or_default() + decode.unwrap_or_default();
         self.trace.set(attributes::TOTAL_DURATION_MS, ms(total));
         self.trace.set(attributes::COORDINATOR_OVERHEAD_MS, ms(total.saturating_sub(legs)));
+        if let Some(cached) = self.cached_tokens.and_then(|cached| i64::try_from(cached).ok()) {
+            self.trace.set(attributes::GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, cached);
+        }
         if let Some(took) = self.prefill_took {
             self.trace.set(attributes::PREFILL_DURATION_MS, ms(took));
         }

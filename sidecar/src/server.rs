@@ -229,8 +229,13 @@ impl Part {
     async fn serve(mut self) {
         // Releases go on after the last connection: so long at most.
         let last_wishes = self.settings.limits.longest_release();
-        let worker =
-            Arc::new(Worker::new(self.settings.clone(), self.ledger.clone(), self.table.clone(), self.start));
+        let worker = Arc::new(Worker::new(
+            self.settings.clone(),
+            self.ledger.clone(),
+            self.table.clone(),
+            self.start,
+            self.drain.clone(),
+        ));
         let dog = Arc::new(Watchdog::default());
         let warming = worker.settings.warm_up.clone().map(|warm_up| {
             // Not among what is waited for at the end: it ends with the runtime, and what it runs gives its KV back.

@@ -24,6 +24,7 @@ use crate::request::intake::{Intake, linger};
 use crate::request::route::{Api, Route, classify};
 use crate::request::{Asked, stateful};
 use crate::respond;
+use crate::speculative::Turn;
 use crate::targets;
 use crate::worker::{Rank, Worker};
 
@@ -61,7 +62,8 @@ pub async fn serve(
         }
         Some(api) => {
             let mut record = Record::new(&worker, api, &arrived.head.headers);
-            match intercept(&worker, arrived, &routing, &mut record).await {
+            let mut turn = None;
+            let response = match intercept(&worker, arrived, &routing, &mut record, &mut turn).await {
                 Ok(Next::Pass(arrived)) => pass(&worker, *arrived, Some(record)).await,
                 Ok(Next::PassRead(from)) => passthrough::pass(&worker, *from, Some(record)).await,
                 Ok(Next::Handoff(request)) => exchange::serve(worker, *request, record).await,
@@ -69,6 +71,10 @@ pub async fn serve(
                     record.failed(&error);
                     respond::error(&error)
                 }
+            };
+            match turn {
+                None => response,
+                Some(turn) => turn.follow(response),
             }
         }
     }
@@ -96,11 +102,13 @@ enum Next {
 }
 
 /// Looks at what the routing headers ask for, in the order of spec/sidecar.md 2.3, and reads the body if that is needed.
+/// `turn` is set if the next turn of this chat is to be prefilled ahead.
 async fn intercept(
     worker: &Arc<Worker>,
     mut arrived: Arrived,
     routing: &Routing,
     record: &mut Record,
+    turn: &mut Option<Box<Turn>>,
 ) -> Result<Next, Error> {
     let api = record.api();
     let settings = &worker.settings;
@@ -126,8 +134,13 @@ async fn intercept(
     }
     let chunk = settings.decode_chunk.filter(|_| api == Api::ChatCompletions && encode.is_none());
     let staged = !targets.is_empty() || kv_source.is_some() || encode.is_some();
+    // What an encoder has prepared is there for one prefill.
+    let speculates = routing.speculative
+        && settings.speculative.is_some()
+        && api == Api::ChatCompletions
+        && encode.is_none();
     // The stateful members of a response need a look whoever serves it.
-    if !staged && chunk.is_none() && api != Api::Responses {
+    if !staged && chunk.is_none() && api != Api::Responses && !speculates {
         return Ok(Next::Pass(Box::new(arrived)));
     }
 
@@ -141,7 +154,7 @@ async fn intercept(
         }
     };
     drop(body);
-    record.read(intake.body.len());
+    record.read(&intake);
     let since = Instant::now();
     if api == Api::Responses {
         stateful::check(&intake)?;
@@ -152,6 +165,9 @@ async fn intercept(
         record.stays_whole();
     }
     let staged = !targets.is_empty() || kv_source.is_some() || encode.is_some();
+    if speculates {
+        *turn = Turn::begin(worker, api, &intake, &head.headers, &path_and_query, &rank);
+    }
     let method = head.method;
     let pass_read = |headers, body, rank, path_and_query, interim| {
         let body = Payload::Read(body);

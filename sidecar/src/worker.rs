@@ -11,12 +11,14 @@ use kvferry_metrics::Metrics;
 use kvferry_tls::{LegTls, ListenerTls};
 use kvferry_traces::Traces;
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::connector::Connector;
 use crate::exchange::Encode;
 use crate::failover::Failover;
 use crate::inflight::Table;
+use crate::speculative::Speculative;
 use crate::upstream::{Legs, Proxies, Tallies, Tally, Upstream};
 use crate::warmup::WarmUp;
 
@@ -75,6 +77,8 @@ pub struct Settings {
     pub pod_ip: Option<String>,
     /// Who is warmed up, if anybody is to be.
     pub warm_up: Option<Arc<WarmUp>>,
+    /// How chats' next turns are prefilled ahead, if they may be.
+    pub speculative: Option<Arc<Speculative>>,
     /// The connector's name.
     pub connector_name: &'static str,
     /// What is counted and timed, for the process.
@@ -109,16 +113,24 @@ pub struct Worker {
     pub in_flight: Table,
     /// Work that outlives its request, such as releasing KV. The process waits for it before it ends.
     pub background: TaskTracker,
+    /// Cancelled when the process begins to end: what nobody waits for need not be finished.
+    pub stopping: CancellationToken,
     runtime: Handle,
     start: Instant,
 }
 
 impl Worker {
-    /// A worker on the current runtime. `start`: when the process counts time from.
+    /// A worker on the current runtime. `start`: when the process counts time from. `stopping`: tells that it ends.
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub fn new(settings: Settings, ledger: Ledger, in_flight: Table, start: Instant) -> Self {
+    pub fn new(
+        settings: Settings,
+        ledger: Ledger,
+        in_flight: Table,
+        start: Instant,
+        stopping: CancellationToken,
+    ) -> Self {
         let upstream = |tls: &Option<LegTls>, tally: &Tally| {
             Upstream::new(settings.max_idle_per_engine, settings.connect_timeout, tls.clone(), tally.clone())
                 .through(settings.proxies.clone())
@@ -139,6 +151,7 @@ impl Worker {
             ledger,
             legs,
             background: TaskTracker::new(),
+            stopping,
             runtime: Handle::current(),
             start,
         }

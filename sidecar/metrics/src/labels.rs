@@ -282,6 +282,20 @@ labels! {
 }
 
 labels! {
+    /// What became of a chat's next turn that was to be prefilled ahead.
+    Speculative("outcome") {
+        /// Sent, and computed.
+        Sent = ("sent"),
+        /// Not sent: another one ran.
+        SkippedBusy = ("skipped_busy"),
+        /// Not sent: the answer before it was too long to be kept.
+        SkippedLarge = ("skipped_large"),
+        /// Sent, and refused, broken off, or cancelled as too slow or at the process's end.
+        Failed = ("failed"),
+    }
+}
+
+labels! {
     /// How an answer went on that began with prefill's first token.
     FirstToken("outcome") {
         /// Decode computed the same token, and its answer was joined to it.

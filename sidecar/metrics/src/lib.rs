@@ -22,7 +22,7 @@ pub mod buckets;
 
 pub use labels::{
     Api, Connection, Direction, Disaggregation, Failover, FirstToken, Labels, Leg, PeerState, Place,
-    PushDispatch, ReleaseReason, Retry, Settled, Stage, WarmUp,
+    PushDispatch, ReleaseReason, Retry, Settled, Speculative, Stage, WarmUp,
 };
 pub use metrics::{CONTENT_TYPE, Metrics, Tokens};
 pub use outcomes::{CLIENT_LEFT, OK, OTHER};

@@ -13,7 +13,7 @@ use crate::cells::{Counter, Gauge};
 use crate::histogram::Histogram;
 use crate::labels::{
     Api, Direction, Disaggregation, Failover, FirstToken, Labels, Leg, Place, PushDispatch, ReleaseReason,
-    Retry, Stage, WarmUp,
+    Retry, Speculative, Stage, WarmUp,
 };
 use crate::outcomes::Outcomes;
 use crate::process::Process;
@@ -52,6 +52,7 @@ struct All {
     bytes: ByLabel<Direction, Counter>,
     warm_ups: ByLabel<WarmUp, Counter>,
     first_tokens: ByLabel<FirstToken, Counter>,
+    speculative: ByLabel<Speculative, Counter>,
     push_dispatches: ByLabel<PushDispatch, Counter>,
     push_mismatches: ByLabel<(), Counter>,
     push_drops: ByLabel<(), Counter>,
@@ -111,6 +112,11 @@ impl Metrics {
                 ours,
                 "first_token",
                 "Answers begun with prefill's first token, by how they went on",
+            ),
+            speculative: counters(
+                ours,
+                "speculative_prefill",
+                "Next turns of chats to be prefilled ahead, by what became of them",
             ),
             push_dispatches: counters(
                 ours,
@@ -207,6 +213,11 @@ impl Metrics {
     /// An answer that began with prefill's first token goes on, or not.
     pub fn first_token(&self, outcome: FirstToken) {
         self.0.first_tokens.of(outcome).add(1);
+    }
+
+    /// A chat's next turn was prefilled ahead, or not.
+    pub fn speculated(&self, outcome: Speculative) {
+        self.0.speculative.of(outcome).add(1);
     }
 
     /// A push-mode request is sent.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use common::Scrape;
 use kvferry_metrics::{
     Api, Connection, Direction, Disaggregation, Failover, FirstToken, KvCounts, Leg, Metrics, PeerState,
-    Place, PushDispatch, Reading, ReleaseReason, Retry, Source, Stage, Tokens, WarmUp,
+    Place, PushDispatch, Reading, ReleaseReason, Retry, Source, Speculative, Stage, Tokens, WarmUp,
 };
 
 /// What a test says instead of the sidecar's parts.
@@ -111,6 +111,7 @@ fn every_recording_shows_in_its_own_series() {
     metrics.bytes(Direction::Out, 700);
     metrics.warmed_up(WarmUp::Failed);
     metrics.first_token(FirstToken::Resumed);
+    metrics.speculated(Speculative::SkippedBusy);
     metrics.push_dispatched(PushDispatch::IdentityKnown);
     metrics.push_identity_mismatched();
     metrics.push_identity_dropped();
@@ -152,6 +153,7 @@ fn every_recording_shows_in_its_own_series() {
             (r#"requests_finished_total{outcome="ok"}"#, 1.0),
             (r#"requests_total{api_type="sglang_generate"}"#, 1.0),
             (r#"retries_total{kind="other"}"#, 1.0),
+            (r#"speculative_prefill_total{outcome="skipped_busy"}"#, 1.0),
         ]
     );
 }

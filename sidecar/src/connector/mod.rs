@@ -22,13 +22,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 use kvferry_contract::Endpoint;
 use kvferry_metrics::Metrics;
 use kvferry_splice::{Chunks, Malformed};
 
+use crate::chat;
 use crate::exchange;
 use crate::first_token::{self, FirstToken};
+use crate::request::intake::Intake;
 use crate::request::{Asked, batch, stateful};
 
 pub use bidirectional::BidirectionalOptions;
@@ -44,13 +46,6 @@ pub struct Outgoing {
     pub body: Chunks,
     /// Set on top of the client's headers.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-}
-
-impl Outgoing {
-    /// Adds headers to those it has.
-    pub fn add(&mut self, headers: HeaderMap) {
-        self.headers.extend(headers.into_iter().filter_map(|(name, value)| Some((name?, value))));
-    }
 }
 
 impl From<Chunks> for Outgoing {
@@ -147,6 +142,12 @@ pub trait Connector: std::fmt::Debug + Send + Sync + 'static {
 
     /// The body of a decode leg that no prefill precedes; `None`: the client's own.
     fn alone(&self, _asked: &Asked) -> Option<Outgoing> {
+        None
+    }
+
+    /// The legs to `target` and to the decode engine of a request that is only to leave its KV in their caches, where such
+    /// a request needs both. `None`: either of them serves it alone, as it is.
+    fn pair(&self, _asked: &Asked, _target: &Endpoint) -> Option<[Outgoing; 2]> {
         None
     }
 
@@ -299,13 +300,17 @@ pub fn name(name: &str) -> &'static str {
 }
 
 /// What to look for in every body: the connector's members, and those that others need. Made once for the process.
-pub fn watch(connector: &dyn Connector) -> &'static [&'static str] {
+/// `chats`: they are also looked into as chats.
+pub fn watch(connector: &dyn Connector, chats: bool) -> &'static [&'static str] {
     let mut names: Vec<&'static str> = limits::WATCH.to_vec();
     names.extend(stateful::WATCH);
     names.extend(batch::WATCH);
     names.extend(exchange::ENCODE_WATCH);
-    names.push(first_token::RETURN_TOKEN_IDS);
+    names.extend([first_token::RETURN_TOKEN_IDS, Intake::MODEL]);
     names.extend(connector.watch());
+    if chats {
+        names.extend(chat::request::WATCH);
+    }
     names.sort_unstable();
     names.dedup();
     names.leak()

@@ -61,8 +61,20 @@ impl Connector for Sglang {
         target: &Endpoint,
         _answer: Option<&Bytes>,
     ) -> Result<Box<dyn Attempt>, Unusable> {
+        Ok(Box::new(self.room(target)))
+    }
+
+    /// A prefill engine computes nothing that no decode engine has come for.
+    fn pair(&self, asked: &Asked, target: &Endpoint) -> Option<[Outgoing; 2]> {
+        let pair = self.room(target);
+        Some([pair.leg(asked), pair.leg(asked)])
+    }
+}
+
+impl Sglang {
+    fn room(&self, target: &Endpoint) -> Pair {
         let host = serde_json::to_vec(target.host()).expect("a text is JSON");
-        Ok(Box::new(Pair { host: host.into(), port: self.port, room: fresh::number() }))
+        Pair { host: host.into(), port: self.port, room: fresh::number() }
     }
 }
 

@@ -28,7 +28,11 @@ const ERROR_EVENT: &str = "decode_error_event";
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The body of a response to the client.
-pub struct AnswerBody(Kind);
+pub struct AnswerBody {
+    kind: Kind,
+    /// Who sees what the client gets.
+    watching: Option<Box<dyn Observer>>,
+}
 
 enum Kind {
     /// Known from the start.
@@ -39,6 +43,19 @@ enum Kind {
     Streamed(Box<Streamed>),
     /// Made here, event by event, as the client takes them.
     Made(Events),
+}
+
+impl Kind {
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Full { data, trailers, .. } => {
+                data.as_ref().is_none_or(Bytes::is_empty) && trailers.is_none()
+            }
+            Self::Plain(plain) => plain.body.is_end_stream(),
+            Self::Streamed(streamed) => streamed.ended && streamed.last.is_none(),
+            Self::Made(_) => false,
+        }
+    }
 }
 
 /// A complete answer of the decode engine.
@@ -73,14 +90,23 @@ impl WholeBody {
 }
 
 impl AnswerBody {
+    fn of(kind: Kind) -> Self {
+        Self { kind, watching: None }
+    }
+
+    /// The same, seen by `observer` just as the client gets it. It is told of the end only of an answer that is complete.
+    pub fn watched(self, observer: Box<dyn Observer>) -> Self {
+        Self { watching: Some(observer), ..self }
+    }
+
     /// These bytes.
     pub fn full(data: Bytes) -> Self {
-        Self(Kind::Full { data: Some(data), trailers: None, _record: None })
+        Self::of(Kind::Full { data: Some(data), trailers: None, _record: None })
     }
 
     pub(super) fn whole(body: WholeBody, mut record: Record) -> Self {
         record.sent(body.data.len());
-        Self(Kind::Full { data: Some(body.data), trailers: body.trailers, _record: Some(record) })
+        Self::of(Kind::Full { data: Some(body.data), trailers: body.trailers, _record: Some(record) })
     }
 
     /// The answer of a leg's engine as it is. The connection is kept when it ended well.
@@ -103,12 +129,12 @@ impl AnswerBody {
         if plain.body.is_end_stream() {
             plain.end();
         }
-        Response::from_parts(head, Self(Kind::Plain(plain)))
+        Response::from_parts(head, Self::of(Kind::Plain(plain)))
     }
 
     /// Events that are made here.
     pub(super) fn made(events: Events) -> Self {
-        Self(Kind::Made(events))
+        Self::of(Kind::Made(events))
     }
 
     /// A successful decode answer; `headers` are corrected for what is done to it.
@@ -128,7 +154,7 @@ impl AnswerBody {
             headers.remove(CONTENT_LENGTH);
         }
         let timer = run.wake_at().map(|at| Box::pin(tokio::time::sleep_until(at.into())));
-        Self(Kind::Streamed(Box::new(Streamed {
+        Self::of(Kind::Streamed(Box::new(Streamed {
             body,
             lease: Some(lease),
             run,
@@ -381,6 +407,27 @@ impl Streamed {
     }
 }
 
+impl AnswerBody {
+    fn watch(&mut self, frame: Option<&Result<Frame<Bytes>, BoxError>>) {
+        let Some(observer) = &mut self.watching else { return };
+        match frame {
+            Some(Err(_)) => self.watching = None,
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    observer.data(data);
+                }
+            }
+            None => {}
+        }
+        // With a known length the server asks no further once the last byte is there.
+        if (frame.is_none() || self.kind.is_end_stream())
+            && let Some(observer) = self.watching.take()
+        {
+            observer.end();
+        }
+    }
+}
+
 impl Body for AnswerBody {
     type Data = Bytes;
     type Error = BoxError;
@@ -389,32 +436,26 @@ impl Body for AnswerBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match &mut self.get_mut().0 {
+        let this = self.get_mut();
+        let frame = match &mut this.kind {
             Kind::Full { data, trailers, .. } => {
                 let data = data.take().filter(|data| !data.is_empty()).map(Frame::data);
-                Poll::Ready(data.or_else(|| trailers.take().map(Frame::trailers)).map(Ok))
+                data.or_else(|| trailers.take().map(Frame::trailers)).map(Ok)
             }
-            Kind::Plain(plain) => plain.poll(cx),
-            Kind::Streamed(streamed) => streamed.poll(cx),
-            Kind::Made(events) => {
-                events.as_mut().poll_next(cx).map(|data| data.map(|data| data.map(Frame::data)))
-            }
-        }
+            Kind::Plain(plain) => ready!(plain.poll(cx)),
+            Kind::Streamed(streamed) => ready!(streamed.poll(cx)),
+            Kind::Made(events) => ready!(events.as_mut().poll_next(cx)).map(|data| data.map(Frame::data)),
+        };
+        this.watch(frame.as_ref());
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
-            Kind::Full { data, trailers, .. } => {
-                data.as_ref().is_none_or(Bytes::is_empty) && trailers.is_none()
-            }
-            Kind::Plain(plain) => plain.body.is_end_stream(),
-            Kind::Streamed(streamed) => streamed.ended && streamed.last.is_none(),
-            Kind::Made(_) => false,
-        }
+        self.kind.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
+        match &self.kind {
             Kind::Full { data, trailers: None, .. } => {
                 SizeHint::with_exact(data.as_ref().map_or(0, |data| data.len() as u64))
             }

@@ -62,7 +62,12 @@ pub async fn serve(worker: Arc<Worker>, request: LegRequest, mut record: Record)
 
 async fn answer(mut run: Run) -> Response<AnswerBody> {
     let reply = run.reply().await;
-    respond_with(run, reply).await
+    let prefilled_by = run.prefilled_by();
+    let mut response = respond_with(run, reply).await;
+    if let Some(prefilled_by) = prefilled_by {
+        response.extensions_mut().insert(prefilled_by);
+    }
+    response
 }
 
 async fn respond_with(mut run: Run, reply: Reply) -> Response<AnswerBody> {

@@ -26,6 +26,7 @@ use crate::connector::{First, Observer, UsageEdit};
 use crate::error::Error;
 use crate::record::Record;
 use crate::request::headers::unshared;
+use crate::speculative::PrefilledBy;
 use crate::upstream::Sent;
 use crate::worker::Worker;
 use state::State;
@@ -154,6 +155,13 @@ impl Run {
     pub(super) fn wake_at(&self) -> Option<Instant> {
         let state = self.state.as_ref()?;
         state.core.wake_at().map(|time| state.worker.instant(time))
+    }
+
+    /// The prefill engine whose KV the answer is made from, if that is of interest to anybody.
+    pub(super) fn prefilled_by(&self) -> Option<PrefilledBy> {
+        let state = self.state.as_ref()?;
+        let asked = state.prefilled && state.worker.settings.speculative.is_some();
+        asked.then(|| PrefilledBy(Arc::clone(&state.target)))
     }
 
     /// Who wants to see the answer on its way.

@@ -9,7 +9,7 @@ use http::header::{
 };
 use http::uri::Authority;
 use kvferry_contract::headers::{
-    ALL, DATA_PARALLEL, ENCODERS, KV_SOURCE, PREFILLER, REQUEST_ID, RoutingHeader,
+    ALL, DATA_PARALLEL, ENCODERS, KV_SOURCE, PREFILLER, REQUEST_ID, RoutingHeader, SPECULATIVE_PREFILL,
 };
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static(REQUEST_ID);
@@ -28,6 +28,8 @@ pub struct Routing {
     pub kv_source: Option<String>,
     /// The data-parallel rank to use; trimmed, not empty.
     pub data_parallel: Option<String>,
+    /// A chat's next turn is to be prefilled as far as it is known.
+    pub speculative: bool,
 }
 
 impl Routing {
@@ -46,6 +48,8 @@ impl Routing {
         routing.encoders.retain(|encoder| !encoder.is_empty());
         routing.kv_source = first_of(headers, KV_SOURCE);
         routing.data_parallel = first_of(headers, DATA_PARALLEL);
+        routing.speculative =
+            first_of(headers, SPECULATIVE_PREFILL).is_some_and(|value| value.eq_ignore_ascii_case("true"));
         for header in ALL {
             headers.remove(header.old);
             headers.remove(header.new);
@@ -228,10 +232,26 @@ mod tests {
             ("x-kv-cache-source-host-port", "a:1"),
             ("x-llm-d-kv-cache-source-host-port", "a:1"),
             ("x-data-parallel-host-port", "a:1"),
+            ("x-speculative-prefill", "true"),
             ("authorization", "Bearer x"),
         ]);
         Routing::take(&mut headers);
         assert_eq!(headers, map(&[("authorization", "Bearer x")]));
+    }
+
+    #[test]
+    fn a_next_turn_is_prefilled_for_who_says_true() {
+        for (value, expected) in [
+            ("true", true),
+            (" True ", true),
+            ("false", false),
+            ("", false),
+            ("1", false),
+            ("true,true", false),
+        ] {
+            let routing = Routing::take(&mut map(&[("x-speculative-prefill", value)]));
+            assert_eq!(routing.speculative, expected, "{value:?}");
+        }
     }
 
     #[test]

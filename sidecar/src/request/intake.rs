@@ -63,7 +63,7 @@ async fn data(body: &mut Incoming, patience: Duration) -> Result<Option<Bytes>, 
 }
 
 /// A whole body and where its top-level members of interest lie.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Intake {
     /// The bytes as they came.
     pub body: Chunks,
@@ -72,6 +72,15 @@ pub struct Intake {
 }
 
 impl Intake {
+    /// The member that names the model.
+    pub const MODEL: &'static str = "model";
+
+    /// The model that is asked for, if it is named.
+    pub fn model(&self) -> Option<String> {
+        let text = self.body.gather(self.document.value(Self::MODEL)?);
+        serde_json::from_slice(&text).ok()
+    }
+
     /// A body that was made here.
     ///
     /// # Errors

@@ -43,6 +43,14 @@ impl Api {
         }
     }
 
+    /// What the model is asked for, in the words of OpenTelemetry's GenAI conventions.
+    pub fn operation(self) -> &'static str {
+        match self {
+            Self::ChatCompletions | Self::Messages | Self::Responses => "chat",
+            Self::Completions | Self::VllmGenerate | Self::SglangGenerate => "text_completion",
+        }
+    }
+
     /// The same in metrics.
     pub fn metric(self) -> kvferry_metrics::Api {
         match self {

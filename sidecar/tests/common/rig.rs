@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use kvferry_config::{Options, World};
 use kvferry_emulator::{Config, Emulator, State};
 use kvferry_handoff::Counts;
+use kvferry_metrics::{Metrics, Reading, Source};
 use kvferry_sidecar::assemble;
 use kvferry_sidecar::server::Server;
 use kvferry_sidecar::worker::Rank;
@@ -28,6 +29,16 @@ const STEADY: u32 = 5;
 pub(crate) struct Sidecar {
     server: Option<Server>,
     address: SocketAddr,
+    metrics: Metrics,
+}
+
+/// Says nothing: what lives outside the metrics is looked at elsewhere.
+struct Nothing;
+
+impl Source for Nothing {
+    fn reading(&self) -> Reading {
+        Reading::default()
+    }
 }
 
 impl Sidecar {
@@ -48,7 +59,7 @@ impl Sidecar {
         }
         let server = Server::start(&settings, options.process.workers.get()).unwrap();
         let address = (Ipv4Addr::LOCALHOST, server.address().port()).into();
-        Self { server: Some(server), address }
+        Self { server: Some(server), address, metrics: settings.metrics }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -61,6 +72,14 @@ impl Sidecar {
 
     pub(crate) fn ledger(&self) -> Counts {
         self.server().ledger().counts()
+    }
+
+    /// What one of its counters says; `series` without the prefix that they all have.
+    pub(crate) fn counted(&self, series: &str) -> u64 {
+        let text = self.metrics.encode(&Nothing);
+        let line =
+            text.lines().find_map(|line| line.strip_prefix("llm_d_disagg_sidecar_")?.strip_prefix(series));
+        line.unwrap_or_else(|| panic!("no series {series}")).trim().parse().unwrap()
     }
 
     /// Client connections now.

@@ -20,3 +20,4 @@ mod overlapping;
 mod push;
 mod sglang;
 mod shared_storage;
+mod speculative;

@@ -88,6 +88,8 @@ async fn attributes_keep_the_names_that_queries_know() {
         ("prefill_candidates", 1.into()),
         ("request_id", "mine".into()),
         ("llm_d.openai.api", APIS[0].label.into()),
+        ("gen_ai.operation.name", "chat".into()),
+        ("gen_ai.request.model", "tiny".into()),
     ] {
         assert_eq!(forward.attribute(name), &value, "{name}: {forward:?}");
     }
@@ -106,8 +108,9 @@ async fn attributes_keep_the_names_that_queries_know() {
     assert_eq!(prefill.attribute("prefill.status_code"), 200);
     assert_eq!(prefill.attribute("prefill.async"), &serde_json::Value::Null, "decode waits for it");
     assert_eq!(decode.attribute("decode.streaming"), true);
-    assert_eq!(decode.attribute("decode.data_parallel"), false);
-    assert_eq!(decode.attribute("decode.concurrent_with_prefill"), false);
+    for name in ["decode.data_parallel", "decode.concurrent_with_prefill"] {
+        assert_eq!(decode.attribute(name), &serde_json::Value::Null, "{name} is said where it is true");
+    }
     let target = decode.attribute("decode.target").as_str().unwrap();
     assert_eq!(target, format!("localhost:{}", pod.decode.addr().port()));
     for (leg, name) in [(prefill, "prefill.duration_ms"), (decode, "decode.duration_ms")] {

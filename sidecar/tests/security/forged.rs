@@ -4,7 +4,7 @@
 use crate::common::{APIS, Ask, Client, Protocol, Raw, Rig, Scripted, Sidecar};
 use kvferry_emulator::SeenRequest;
 
-const ROUTING: [&str; 7] = [
+const ROUTING: [&str; 8] = [
     "x-prefiller-host-port",
     "x-llm-d-prefiller-host-port",
     "x-encoder-hosts-ports",
@@ -12,6 +12,7 @@ const ROUTING: [&str; 7] = [
     "x-kv-cache-source-host-port",
     "x-llm-d-kv-cache-source-host-port",
     "x-data-parallel-host-port",
+    "x-speculative-prefill",
 ];
 
 /// Every routing header twice, in values that are none or lead nowhere; but the prefill target is `target`.

@@ -87,10 +87,6 @@ pub const ENCODER_ALLOWED: &str = "llm_d.ec_proxy.encoder_allowed";
 pub const GEN_AI_OPERATION_NAME: &str = "gen_ai.operation.name";
 /// The model that the request names.
 pub const GEN_AI_REQUEST_MODEL: &str = "gen_ai.request.model";
-/// Tokens of the prompt.
-pub const GEN_AI_USAGE_INPUT_TOKENS: &str = "gen_ai.usage.input_tokens";
-/// Tokens of the answer.
-pub const GEN_AI_USAGE_OUTPUT_TOKENS: &str = "gen_ai.usage.output_tokens";
 /// Of the prompt's tokens, those whose KV was there already.
 pub const GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS: &str = "gen_ai.usage.cache_read.input_tokens";
 /// Host of the engine that a client span asks.

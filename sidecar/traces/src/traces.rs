@@ -106,12 +106,11 @@ impl Traces {
     pub fn request(&self, headers: &HeaderMap, method: &Method, path: &str) -> RequestTrace {
         let Some(on) = &self.0 else { return RequestTrace::default() };
         let (parent, carried) = propagate::extract(headers);
-        let (trace, sampled) = match &parent {
-            Some(parent) => (parent.trace_id(), parent.is_sampled()),
-            None => {
-                let trace = RandomIdGenerator::default().new_trace_id();
-                (trace, on.samples(trace))
-            }
+        let (trace, sampled) = if let Some(parent) = &parent {
+            (parent.trace_id(), parent.is_sampled())
+        } else {
+            let trace = RandomIdGenerator::default().new_trace_id();
+            (trace, on.samples(trace))
         };
         if !sampled {
             return RequestTrace::new(Span::unsampled(trace, carried));

@@ -19,7 +19,7 @@ use crate::queue::Queue;
 /// The spans of a request over two engines: its own two, and two of each leg. More are no trouble.
 const SPANS: usize = 6;
 
-/// The attributes of all of them: 36 when nothing is amiss.
+/// The attributes of all of them: some 35 when nothing is amiss.
 const ATTRIBUTES: usize = 40;
 
 /// What the spans of one request have in common. Whoever holds it keeps them from being exported.

@@ -84,7 +84,7 @@ fn attributes_stand_on_the_span_they_were_set_on() {
     trace.set(names::DISAGGREGATION_USED, true);
     trace.set(names::TRUE_TTFT_MS, 1.5);
     trace.set_text(names::GEN_AI_REQUEST_MODEL, "some/model");
-    trace.set(names::GEN_AI_USAGE_INPUT_TOKENS, 17);
+    trace.set(names::GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, 17);
     let mut prefill = trace.span(Work::Prefill);
     prefill.set_text(names::PREFILL_TARGET, "10.0.0.1:8000");
     let mut client = prefill.client(&Method::POST, "10.0.0.1", 8000);
@@ -99,7 +99,7 @@ fn attributes_stand_on_the_span_they_were_set_on() {
         ("llm_d.pd_proxy.disaggregation_used", "true"),
         ("llm_d.pd_proxy.true_ttft_ms", "1.5"),
         ("gen_ai.request.model", "some/model"),
-        ("gen_ai.usage.input_tokens", "17"),
+        ("gen_ai.usage.cache_read.input_tokens", "17"),
     ];
     assert_eq!(of("forward_request"), expected.map(|(name, value)| (name, value.to_owned())).into());
     let expected = [

@@ -28,7 +28,7 @@ pub(crate) const SHORTCUTS: Group = Group {
         Flag::bool(
             SPECULATIVE,
             false,
-            "Accepted without effect: no chat's likely next turn is prefilled before it is asked for",
+            "Prefill a chat's next turn as far as it is known once this one is answered, where x-speculative-prefill is true",
         ),
     ],
 };
@@ -41,8 +41,7 @@ pub struct Shortcuts {
     pub first_token_forwarding: bool,
     /// Run a tiny request through a new pair first.
     pub pair_warm_up: bool,
-    /// Without effect. The extra leg would compete with users' prompts on a guess, and its answer needs no handoff to be
-    /// cached: a gateway that knows a chat's turns can send the same request.
+    /// Prefill a chat's next turn as far as it is known, for requests that ask for it.
     pub enable_speculative_prefill: bool,
 }
 
@@ -68,12 +67,6 @@ impl Shortcuts {
                     moriio::WRITE_MODE
                 ));
             }
-        }
-        if shortcuts.enable_speculative_prefill {
-            warnings.push(format!(
-                "--{SPECULATIVE} has no effect: no prompt is prefilled before it is asked for; prefix caching and \
-                 --{WARM_UP} are what makes first tokens come sooner"
-            ));
         }
         Ok(shortcuts)
     }

@@ -29,10 +29,12 @@ fn first_token_forwarding_names_the_connectors_where_it_works() {
 }
 
 #[test]
-fn speculative_prefill_is_accepted_and_warned_of() {
-    for operator in [flags(&["--enable-speculative-prefill"]), yaml("enable-speculative-prefill: true")] {
-        operator.warning("--enable-speculative-prefill has no effect");
+fn speculative_prefill_works_everywhere() {
+    for connector in ["nixlv2", "sglang", "shared-storage"] {
+        let connector = format!("--kv-connector={connector}");
+        for operator in [flags(&["--enable-speculative-prefill"]), yaml("enable-speculative-prefill: true")] {
+            let warnings = operator.flags(&[&connector]).warnings();
+            assert!(warnings.iter().all(|warning| !warning.contains("speculative")), "{warnings:?}");
+        }
     }
-    let off = flags(&["--enable-speculative-prefill=false"]);
-    assert!(off.warnings().iter().all(|warning| !warning.contains("speculative")));
 }

@@ -1,31 +1,18 @@
 //! Reads a decode answer on its way to the client: the reply, and what the engine offers.
 //!
-//! Most of a stream is one small event for each token. They are gathered and read some dozen at a time, which costs less
-//! than reading each and holds little: the gathered events, and the reply itself.
-//!
 //! Only a reply whose tokens are what a template will make of it again is worth an offer: plain text that ended by itself.
 //! Calls, reasoning, and text that was cut at a stop word or at a limit are rendered in other tokens than they were
 //! generated in, and KV of other tokens would be a wrong answer. So would white space around the text, which templates
 //! trim, and bytes that are no text.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
-
-use serde::Deserialize;
-use serde::de::IgnoredAny;
-use serde_json::value::RawValue;
 
 use super::Memory;
 use super::chat::Turn;
 use super::offer::Offer;
+use crate::chat::reply::{Reader, Unread};
 use crate::connector::Observer;
-
-/// Events are read once so many bytes of them are gathered.
-const GATHER: usize = 16 * 1024;
-
-/// Largest event, or whole answer, that is read. An event holds some tokens, or the offer.
-const MAX_PIECE: usize = 1024 * 1024;
 
 /// Longest reply that is followed, in bytes. Models write a hundred thousand tokens at most.
 const MAX_REPLY: usize = 512 * 1024;
@@ -33,160 +20,39 @@ const MAX_REPLY: usize = 512 * 1024;
 /// A whole answer without this word offers nothing, and is not read.
 const OFFERS: &[u8] = b"\"do_remote_decode\"";
 
-/// What was learned from an answer so far.
-#[derive(Debug, Default)]
-struct Reply {
-    text: String,
-    /// It ended by itself.
-    complete: bool,
-    offer: Option<Offer>,
-}
-
 /// An answer that is being watched.
 pub(super) struct Capture {
     memory: Arc<Memory>,
     turn: Turn,
     port: u16,
-    /// What was not read yet.
-    gathered: Vec<u8>,
-    /// `None`: this answer is of no use.
-    reply: Option<Reply>,
+    reader: Reader,
 }
 
 impl Capture {
     pub(super) fn new(memory: Arc<Memory>, turn: Turn, port: u16) -> Self {
-        Self { memory, turn, port, gathered: Vec::new(), reply: Some(Reply::default()) }
-    }
-
-    fn give_up(&mut self) {
-        self.reply = None;
-        self.gathered = Vec::new();
-    }
-
-    /// Whether these are events, as far as can be told.
-    fn is_stream(&self) -> bool {
-        self.gathered.trim_ascii_start().first().is_some_and(|first| *first != b'{')
-    }
-
-    /// Reads the events that are complete. `None`: the answer is of no use.
-    fn read_events(&mut self) -> Option<()> {
-        let complete = memchr::memrchr(b'\n', &self.gathered).map_or(0, |end| end + 1);
-        let reply = self.reply.as_mut()?;
-        for line in self.gathered[..complete].split(|byte| *byte == b'\n') {
-            let Some(data) = line.strip_prefix(b"data:").map(<[u8]>::trim_ascii) else { continue };
-            if !data.is_empty() && data != b"[DONE]" {
-                reply.read(data)?;
-            }
-        }
-        self.gathered.drain(..complete);
-        (self.gathered.len() <= MAX_PIECE && reply.text.len() <= MAX_REPLY).then_some(())
+        Self { memory, turn, port, reader: Reader::new(MAX_REPLY) }
     }
 }
 
 impl Observer for Capture {
     fn data(&mut self, data: &[u8]) {
-        if self.reply.is_none() {
-            return;
-        }
-        self.gathered.extend_from_slice(data);
-        if self.gathered.len() < GATHER {
-            return;
-        }
-        let useful = if self.is_stream() {
-            self.read_events()
-        } else {
-            (self.gathered.len() <= MAX_PIECE).then_some(())
-        };
-        if useful.is_none() {
-            self.give_up();
+        self.reader.data(data);
+        if self.reader.reply().is_some_and(|reply| reply.thinks || reply.at_stop_word) {
+            self.reader.give_up(Unread::Useless);
         }
     }
 
-    fn end(mut self: Box<Self>) {
-        if self.is_stream() {
-            self.gathered.push(b'\n');
-            if self.read_events().is_none() {
-                return;
-            }
-        } else if memchr::memmem::find(&self.gathered, OFFERS).is_none()
-            || self.reply.as_mut().and_then(|reply| reply.read(&self.gathered)).is_none()
-        {
+    fn end(self: Box<Self>) {
+        if self.reader.whole().is_some_and(|whole| memchr::memmem::find(whole, OFFERS).is_none()) {
             return;
         }
-        let Some(Reply { text, complete: true, offer: Some(offer) }) = self.reply else { return };
-        let plain = !text.is_empty() && text.trim() == text && !text.contains('\u{fffd}');
-        if plain {
-            self.memory.store().put(self.turn.answered(&text), offer, self.port, Instant::now());
+        let Ok(reply) = self.reader.end() else { return };
+        let Some(offer) = reply.kv.as_deref().and_then(Offer::read) else { return };
+        let text = &reply.text;
+        let cut = reply.thinks || reply.at_stop_word;
+        if !cut && !text.is_empty() && text.trim() == text && !text.contains('\u{fffd}') {
+            self.memory.store().put(self.turn.answered(text), offer, self.port, Instant::now());
         }
-    }
-}
-
-/// A whole answer, or one event of a stream.
-#[derive(Deserialize)]
-struct Piece<'a> {
-    #[serde(borrow, default)]
-    choices: Vec<Choice<'a>>,
-    #[serde(borrow)]
-    kv_transfer_params: Option<&'a RawValue>,
-    error: Option<IgnoredAny>,
-}
-
-#[derive(Deserialize)]
-struct Choice<'a> {
-    #[serde(default)]
-    index: u32,
-    #[serde(borrow, alias = "delta")]
-    message: Option<Message<'a>>,
-    #[serde(borrow)]
-    finish_reason: Option<Cow<'a, str>>,
-    stop_reason: Option<IgnoredAny>,
-}
-
-#[derive(Deserialize)]
-struct Message<'a> {
-    #[serde(borrow)]
-    content: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    reasoning: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    reasoning_content: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    refusal: Option<Cow<'a, str>>,
-    tool_calls: Option<Vec<IgnoredAny>>,
-    function_call: Option<IgnoredAny>,
-    audio: Option<IgnoredAny>,
-}
-
-impl Reply {
-    /// `None`: the answer is of no use.
-    fn read(&mut self, json: &[u8]) -> Option<()> {
-        let piece: Piece<'_> = serde_json::from_slice(json).ok()?;
-        if piece.error.is_some() || piece.choices.len() > 1 {
-            return None;
-        }
-        if let Some(params) = piece.kv_transfer_params {
-            self.offer = Offer::read(params.get().as_bytes()).or(self.offer.take());
-        }
-        let Some(choice) = piece.choices.into_iter().next() else { return Some(()) };
-        if choice.index != 0 || choice.stop_reason.is_some() {
-            return None;
-        }
-        if let Some(message) = choice.message {
-            let said = |text: &Option<Cow<'_, str>>| text.as_ref().is_some_and(|text| !text.is_empty());
-            let calls =
-                message.tool_calls.is_some_and(|calls| !calls.is_empty()) || message.function_call.is_some();
-            let thinks = said(&message.reasoning) || said(&message.reasoning_content);
-            if calls || thinks || said(&message.refusal) || message.audio.is_some() {
-                return None;
-            }
-            self.text.push_str(message.content.as_deref().unwrap_or_default());
-        }
-        match choice.finish_reason.as_deref() {
-            None => {}
-            Some("stop") => self.complete = true,
-            Some(_) => return None,
-        }
-        Some(())
     }
 }
 
@@ -283,26 +149,6 @@ mod tests {
             String::new(),
         ] {
             assert!(!captured(&answer, "Hello", 1000), "{answer}");
-        }
-    }
-
-    #[test]
-    fn an_answer_beyond_the_bounds_is_let_go() {
-        let memory = Arc::new(Memory::new(BidirectionalOptions::default(), 1));
-        let turn = Chat::read(&asked(FIRST)).unwrap().asked;
-        for (start, more) in [
-            ("{", "\"x\":1,"),
-            ("data: {", "\"x\":1,"),
-            ("", "data: {\"choices\":[{\"delta\":{\"content\":\"xxxxxxxx\"}}]}\n\n"),
-        ] {
-            let mut capture = Capture::new(Arc::clone(&memory), turn.clone(), 8000);
-            capture.data(start.as_bytes());
-            let more = more.repeat(1000);
-            for _ in 0..10_000 {
-                capture.data(more.as_bytes());
-                assert!(capture.gathered.len() <= MAX_PIECE + more.len());
-            }
-            assert!(capture.reply.is_none() && capture.gathered.capacity() == 0, "{start}");
         }
     }
 }

@@ -3,54 +3,25 @@
 //! A turn's key is a hash over everything that shapes the prompt and over all messages up to and including the reply. Keys
 //! form a chain, one link for each message, so that one pass over a request gives the keys of all its beginnings.
 
-use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::canonical::{Members, absorb, absorb_members, absorb_texts};
+use crate::chat::request::{self, ChatRequest};
 use crate::request::Asked;
-use crate::request::route::Api;
 
 /// Identifies a chat up to some message.
 pub(super) type Key = [u8; 32];
 
-/// Members besides the messages that shape the prompt. The cache salt among them keeps tenants apart.
-const SHAPING: [&str; 13] = [
-    "model",
-    "cache_salt",
-    "tools",
-    "tool_choice",
-    "chat_template",
-    "chat_template_kwargs",
-    "documents",
-    "reasoning_effort",
-    "add_special_tokens",
-    "add_generation_prompt",
-    "continue_final_message",
-    "mm_processor_kwargs",
-    "media_io_kwargs",
-];
-
 /// What has to be found in a body.
-pub(in crate::connector) const WATCH: [&str; 18] = [
-    super::super::nixlv2::KV,
-    "messages",
-    "n",
-    "truncate_prompt_tokens",
-    "echo",
-    "model",
-    "cache_salt",
-    "tools",
-    "tool_choice",
-    "chat_template",
-    "chat_template_kwargs",
-    "documents",
-    "reasoning_effort",
-    "add_special_tokens",
-    "add_generation_prompt",
-    "continue_final_message",
-    "mm_processor_kwargs",
-    "media_io_kwargs",
-];
+pub(in crate::connector) const WATCH: [&str; 1 + request::WATCH.len()] = {
+    let mut watch = [super::super::nixlv2::KV; 1 + request::WATCH.len()];
+    let mut at = 0;
+    while at < request::WATCH.len() {
+        watch[1 + at] = request::WATCH[at];
+        at += 1;
+    }
+    watch
+};
 
 /// Messages beyond this many bytes are not looked at: hashing them would hold up everybody else on this thread.
 const MAX_MESSAGES: usize = 4 * 1024 * 1024;
@@ -82,21 +53,9 @@ impl Chat {
     /// `None` if this is no chat that can be continued from KV: another API, several choices, a prompt that is cut, or a
     /// reply that is no message of its own.
     pub(super) fn read(asked: &Asked) -> Option<Self> {
-        let member = |name: &str| {
-            let range = asked.intake.document.value(name)?;
-            Some(asked.intake.body.gather(range)).filter(|value| &value[..] != b"null")
-        };
-        let is = |name: &str, one_of: &[&[u8]]| member(name).is_none_or(|value| one_of.contains(&&value[..]));
-        let plain = is("n", &[b"1"])
-            && is("truncate_prompt_tokens", &[])
-            && is("echo", &[b"false"])
-            && is("continue_final_message", &[b"false"])
-            && is("add_generation_prompt", &[b"true"]);
-        if asked.api != Api::ChatCompletions || !plain {
-            return None;
-        }
-        let mut key = shape(member)?;
-        let messages = member("messages").filter(|messages| messages.len() <= MAX_MESSAGES)?;
+        let chat = ChatRequest::of(asked.api, &asked.intake)?;
+        let mut key = shape(chat)?;
+        let messages = chat.member(request::MESSAGES).filter(|messages| messages.len() <= MAX_MESSAGES)?;
         // Checked once as a whole: a reader of bytes checks every text in it.
         let messages: Vec<Members<'_>> = serde_json::from_str(std::str::from_utf8(&messages).ok()?).ok()?;
         let mut earlier = Vec::new();
@@ -120,13 +79,11 @@ impl Chat {
 
 /// What shapes the prompt besides the messages. Each member that is there goes in under its number, so those that are
 /// not, which is most of them, cost nothing. Every value ends where it says, so numbers and values cannot be mistaken.
-fn shape(member: impl Fn(&str) -> Option<Bytes>) -> Option<Key> {
+fn shape(chat: ChatRequest<'_>) -> Option<Key> {
     let mut hash = Sha256::new();
-    for (number, name) in (0..).zip(SHAPING) {
-        if let Some(value) = member(name) {
-            hash.update([number]);
-            absorb(&mut hash, std::str::from_utf8(&value).ok()?)?;
-        }
+    for (number, _, value) in chat.shaping() {
+        hash.update([number]);
+        absorb(&mut hash, std::str::from_utf8(&value).ok()?)?;
     }
     Some(hash.finalize().into())
 }
@@ -140,11 +97,13 @@ fn link(key: &Key, message: &Members<'_>) -> Option<Key> {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use bytes::Bytes;
     use http::{HeaderMap, HeaderValue};
     use kvferry_splice::{Chunks, scan};
 
     use super::*;
     use crate::request::intake::Intake;
+    use crate::request::route::Api;
 
     /// A request as connectors see it.
     pub(crate) fn asked(body: &str) -> Asked {

@@ -116,6 +116,7 @@ impl State {
         }
         match accepted {
             Ok(Accepted { kv, cached_tokens, anew }) => {
+                self.prefilled = true;
                 if self.candidate > 0 {
                     self.worker.metrics.failed_over(Failover::Other);
                 }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::HeaderMap;
 use kvferry_handoff::{Decode, Event, Handoff, Target};
 use kvferry_metrics::{ReleaseReason, Retry};
 
@@ -32,6 +31,7 @@ impl State {
             record.goes_to(&self.target);
         }
         self.attempts += 1;
+        self.prefilled = false;
         self.tasks.cancel_prefill();
         match self.worker.settings.connector.question(&self.target) {
             None => Some(self.begin(None)),
@@ -48,9 +48,7 @@ impl State {
         let request = self.request();
         let mut leg = self.attempt().prefill(&request.asked);
         if let Some(record) = record {
-            let mut headers = HeaderMap::new();
-            record.prefill_sent(&self.target, &mut headers, leg.body.len());
-            leg.add(headers);
+            record.prefill_sent(&self.target, &mut leg.headers, leg.body.len());
         }
         let (upstream, target) = (self.worker.legs.prefill.clone(), Arc::clone(&self.target));
         self.sent_at = Instant::now();
@@ -82,7 +80,7 @@ impl State {
                 .beside(asked)
                 .expect("an attempt that overlaps has a leg to send beside prefill"),
             Decode::Alone => {
-                self.cached_tokens = None;
+                (self.cached_tokens, self.prefilled) = (None, false);
                 let alone = self.worker.settings.connector.alone(asked);
                 alone.unwrap_or_else(|| asked.intake.body.clone().into())
             }
@@ -95,9 +93,7 @@ impl State {
         let ahead = how == Decode::AfterPrefill && record.is_some() && !request.encoded;
         let first_token = ahead.then(|| self.attempt().first_token()).flatten();
         if let Some(record) = record {
-            let mut headers = HeaderMap::new();
-            record.decode_sent(&self.decoder, &mut headers);
-            leg.add(headers);
+            record.decode_sent(&self.decoder, &mut leg.headers);
         }
         let upstream = self.worker.legs.decode.clone();
         if how != Decode::BesidePrefill {

@@ -32,6 +32,8 @@ pub(super) struct State {
     pub(super) attempt: Option<Box<dyn Attempt>>,
     /// How many there were.
     pub(super) attempts: u32,
+    /// The present target's prefill is what decode goes on from.
+    pub(super) prefilled: bool,
     /// Why KV is given back, if it is.
     pub(super) release_reason: ReleaseReason,
     /// When the prefill leg was sent.
@@ -69,6 +71,7 @@ impl State {
             candidate: 0,
             attempt: None,
             attempts: 0,
+            prefilled: false,
             release_reason: ReleaseReason::ClientLeft,
             sent_at: Instant::now(),
             cached_tokens: None,

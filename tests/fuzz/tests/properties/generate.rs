@@ -69,8 +69,8 @@ pub(crate) fn head() -> BoxedStrategy<Vec<u8>> {
         6 => prop::sample::select(vec![
             "x-prefiller-host-port", "X-Prefiller-Host-Port", "x-llm-d-prefiller-host-port", "x-encoder-hosts-ports",
             "x-llm-d-encoder-hosts-ports", "x-kv-cache-source-host-port", "x-llm-d-kv-cache-source-host-port",
-            "x-data-parallel-host-port", "connection", "te", "upgrade", "keep-alive", "transfer-encoding", "trailer",
-            "proxy-authorization", "x-forwarded-for", "x-request-id", "host", "accept",
+            "x-data-parallel-host-port", "x-speculative-prefill", "connection", "te", "upgrade", "keep-alive",
+            "transfer-encoding", "trailer", "proxy-authorization", "x-forwarded-for", "x-request-id", "host", "accept",
         ]).prop_map(str::to_owned),
         1 => "[a-zA-Z-]{1,12}",
     ];
