@@ -36,6 +36,8 @@ pub enum Error {
     Version(u16, u16),
     /// The peer is another life of itself: (expected, found).
     StaleEpoch(Epoch, Epoch),
+    /// The peer and this side do not prove to know the same secret: what is missing.
+    Unauthenticated(&'static str),
     /// The side whose memory it is has refused.
     Refused(Refused),
     /// Bytes arrived that are not those that were sent.
@@ -74,6 +76,7 @@ impl Error {
             Self::Metadata(_) => "bad_metadata",
             Self::Version(..) => "protocol_version",
             Self::StaleEpoch(..) => "stale_epoch",
+            Self::Unauthenticated(_) => "unauthenticated",
             Self::Refused(refused) => refused.code(),
             Self::Corrupt(..) => "corrupt",
             Self::Lost(_) => "peer_lost",
@@ -104,6 +107,7 @@ impl Error {
             Self::Metadata(_)
             | Self::Version(..)
             | Self::StaleEpoch(..)
+            | Self::Unauthenticated(_)
             | Self::Corrupt(..)
             | Self::Lost(_) => Fault::Peer,
             Self::Full(_)
@@ -148,6 +152,7 @@ impl fmt::Display for Error {
             Self::StaleEpoch(expected, found) => {
                 write!(f, "the peer was started anew: epoch {found} instead of {expected}; connect again")
             }
+            Self::Unauthenticated(what) => write!(f, "the peer is not authenticated: {what}"),
             Self::Refused(refused) => write!(f, "refused by the owner of the memory: {refused}"),
             Self::Corrupt(region, offset) => {
                 write!(

@@ -5,8 +5,12 @@
 //! it is an [`Event`]. Events wait in the fabric until they are polled; [`Fabric::wake_fd`] is readable while there are
 //! some, so that it fits into any event loop.
 
+mod common;
 mod lane;
+pub mod shm;
+pub mod tcp;
 mod transfer;
+pub mod ucx;
 
 use std::os::fd::BorrowedFd;
 
