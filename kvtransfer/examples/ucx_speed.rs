@@ -108,6 +108,9 @@ fn initiate(fabric: &UcxFabric, arguments: &Arguments, words: &[String]) {
             }
         }
     }
+    if let Some(copy) = perftest {
+        std::fs::remove_file(copy).unwrap();
+    }
     drop(owner.stdin.take());
     owner.wait().unwrap();
 }

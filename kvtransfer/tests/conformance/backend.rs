@@ -31,6 +31,8 @@ pub struct Backend {
     pub lanes: &'static [&'static str],
     /// The most descriptors that stay after so many peers have died.
     pub kept: fn(usize) -> usize,
+    /// Why a process may not outlive its peers, if so.
+    pub frail: Option<&'static str>,
     /// Why it cannot be tried on this machine, if so.
     pub missing: fn() -> Option<String>,
 }
@@ -44,6 +46,7 @@ pub const ALL: &[Backend] = &[
         version_at: 4,
         lanes: &["shm"],
         kept: none,
+        frail: None,
         missing: nothing,
     },
     Backend {
@@ -53,6 +56,7 @@ pub const ALL: &[Backend] = &[
         version_at: 4,
         lanes: &["tcp"],
         kept: none,
+        frail: None,
         missing: nothing,
     },
     // Before 1.20, UCX has no other lane to another process of the same machine that can tell its death.
@@ -63,6 +67,7 @@ pub const ALL: &[Backend] = &[
         version_at: 4,
         lanes: &["cma", "tcp"],
         kept: of_ucx,
+        frail: None,
         missing: no_ucx,
     },
     Backend {
@@ -72,6 +77,7 @@ pub const ALL: &[Backend] = &[
         version_at: 4,
         lanes: &["tcp"],
         kept: of_ucx,
+        frail: Some("UCX may end the process when a peer dies that reads by UCX's messages"),
         missing: no_ucx,
     },
 ];

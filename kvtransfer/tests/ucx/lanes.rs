@@ -1,11 +1,11 @@
 //! What really carries the bytes, with and without the settings that matter.
 
 use kvferry_transfer::fabric::ucx::{UcxFabric, UcxOptions, Want};
-use kvferry_transfer::fabric::{Copying, Fabric, Lane};
+use kvferry_transfer::fabric::{Copying, Event, Fabric, Lane};
 
 use kvferry_ffi_testing::skipped;
 
-use crate::support::{met, options, with_each};
+use crate::support::{met, options, until, with_each};
 
 /// The lane between two fabrics of these options, and UCX's minor version.
 fn lane(options: UcxOptions) -> (Lane, u32) {
@@ -55,6 +55,26 @@ fn over_tcp_the_lane_is_a_socket_or_emulated() {
         } else {
             assert_ne!(lane.copying, Copying::ZeroCopy);
         }
+    });
+}
+
+#[test]
+fn a_lane_of_messages_is_an_error_where_zero_copy_is_wanted() {
+    with_each("lanes::a_lane_of_messages_is_an_error_where_zero_copy_is_wanted", |library| {
+        let open = |name| {
+            let transports = Some("tcp".into());
+            UcxFabric::open(UcxOptions { want: Want::ZeroCopy, transports, ..options(name, library.clone()) })
+                .unwrap()
+        };
+        let (a, b) = (open("a"), open("b"));
+        let peer = a.connect(&b.metadata().unwrap()).unwrap();
+        let why = until(&a, |event| match event {
+            Event::Lost(id, error) if id == peer => Some(error),
+            Event::Connected(..) => panic!("over messages"),
+            _ => None,
+        });
+        // Whichever of the two finds it first, and says so, or parts.
+        assert!(matches!(why.code(), "lane" | "peer_lost"), "{why}");
     });
 }
 

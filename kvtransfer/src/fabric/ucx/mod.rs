@@ -20,6 +20,11 @@
 //! is read back from UCX for every peer: [`Lane::copying`] is [`Emulated`](super::Copying::Emulated) then, and with
 //! [`Want::Rdma`] it is an error. One cause of it is avoided altogether (`RNDV_THRESH`, see [`UcxOptions`]).
 //!
+//! **A peer's death, where UCX makes messages of reads** (`tcp`, and everything before UCX 1.20 within one host): UCX itself
+//! may end this process when a peer dies while answers to its reads are on their way (seen with 1.23: some call of its own
+//! fails, which it takes for impossible). There, the [`tcp`](super::tcp) fabric is safer, and faster. [`Want::ZeroCopy`]
+//! refuses such lanes.
+//!
 //! **Checksums** ([`Request::checksum`](super::Request)) are CRC-32 of each range, made by both sides beside the transfer, of
 //! host memory only.
 
@@ -59,7 +64,8 @@ use crate::{Error, PeerId, RegionId, Token, TransferId};
 
 pub use options::{UcxOptions, Want};
 
-/// The UCX fabric.
+/// The UCX fabric. Where [`Lane::copying`] is not [`ZeroCopy`](super::Copying::ZeroCopy), a peer's death can end this process,
+/// by a fault of UCX's: see the [module](self).
 #[derive(Debug)]
 pub struct UcxFabric {
     shared: Arc<Shared>,

@@ -13,6 +13,10 @@ use crate::{AgentName, Epoch};
 pub enum Want {
     /// Whatever UCX finds; [`Lane`](crate::fabric::Lane) tells what it was.
     Any,
+    /// One that UCX does not make of messages between the two processors: a device, or the kernel between processes of one
+    /// host. What would go another way is [`Error::Lane`](crate::Error::Lane). Nothing else should carry traffic for long
+    /// (see [`UcxFabric`](super::UcxFabric)).
+    ZeroCopy,
     /// A device that copies by itself (InfiniBand, RoCE, EFA), and nothing else: what would go another way is
     /// [`Error::Lane`](crate::Error::Lane).
     Rdma,
@@ -99,7 +103,7 @@ impl UcxOptions {
             settings.extend(unsaid.map(|known| setting(name(known), self.tcp_segment.to_string(), false)));
         }
         // What was chosen is looked at in any case.
-        if self.want == Want::Rdma && version >= REFUSES_EMULATION {
+        if self.want != Want::Any && version >= REFUSES_EMULATION {
             settings.push(setting("PROTO_EMULATION_ENABLE", "n".into(), false));
         }
         let chosen = [("TLS", &self.transports), ("NET_DEVICES", &self.devices)];

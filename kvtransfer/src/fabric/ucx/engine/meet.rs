@@ -155,8 +155,13 @@ impl Engine {
             encrypted: false,
         };
         let lane = lanes::chosen(&self.worker.describe(endpoint)).unwrap_or(unknown);
-        if self.options.want == Want::Rdma && !lanes::is_rdma(&lane.transport) {
-            return self.lose(id, &Error::Lane("RDMA".into(), lane.to_string()));
+        let (asked, had) = match self.options.want {
+            Want::Any => ("any lane", true),
+            Want::ZeroCopy => ("zero-copy", lane.copying == Copying::ZeroCopy),
+            Want::Rdma => ("RDMA", lanes::is_rdma(&lane.transport)),
+        };
+        if !had {
+            return self.lose(id, &Error::Lane(asked.into(), lane.to_string()));
         }
         peer.stage = Stage::Up;
         peer.met = true;
