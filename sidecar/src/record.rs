@@ -262,6 +262,11 @@ impl Record {
         }
     }
 
+    /// These are the headers from which those of all legs will be made.
+    pub fn announce(&mut self, headers: &mut HeaderMap) {
+        self.trace.announce(headers);
+    }
+
     /// The request goes to this prefill engine.
     pub fn goes_to(&mut self, target: &Arc<Endpoint>) {
         self.target = target.to_string();

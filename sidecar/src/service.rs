@@ -186,6 +186,7 @@ async fn intercept(
         return Ok(pass_read(head.headers, intake.body, rank, path_and_query, interim));
     }
     strip_hop_by_hop(&mut head.headers, false);
+    record.announce(&mut head.headers);
     let id = ensure_request_id(&mut head.headers);
     let mut asked = Asked { api, intake, headers: head.headers, id, kv_source, port: rank.port };
     if let Some(how) = encode {

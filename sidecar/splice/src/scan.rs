@@ -9,7 +9,7 @@ use std::ops::Range;
 use crate::bits::BitStack;
 use crate::chunks::Chunks;
 use crate::malformed::{Malformed, MalformedKind};
-use crate::strings::{key_equals, plain_run};
+use crate::strings::{plain_run, which};
 
 /// How many watched members one object may have. A real request has each at most once; the limit only bounds what a
 /// body full of the same key can make us remember.
@@ -18,6 +18,12 @@ pub const MAX_WATCHED_MEMBERS: usize = 256;
 /// A key is kept while it may still equal a watched name: names are shorter than 32 bytes, and one byte may be
 /// spelled in six (`\u0061`).
 const MAX_KEY_BYTES: usize = 32 * 6;
+
+/// Room for a key as keys are mostly spelled, in bytes.
+const KEY_BYTES: usize = 32;
+
+/// Room for so many watched members at the most, before there are any: few objects have more.
+const MEMBERS: usize = 12;
 
 /// Where one watched top-level member lies. All offsets count from the body's start.
 #[derive(Debug, Clone)]
@@ -58,6 +64,12 @@ impl Document<'_> {
             .rev()
             .find(|member| self.watch[member.watched] == name)
             .map(|member| member.value.clone())
+    }
+
+    /// The watched members that are there, each as its place in the watch list and its value, in the order in which they
+    /// stand.
+    pub fn found(&self) -> impl Iterator<Item = (usize, Range<usize>)> {
+        self.members.iter().map(|member| (member.watched, member.value.clone()))
     }
 }
 
@@ -177,13 +189,14 @@ pub struct Scanner<'w> {
 impl<'w> Scanner<'w> {
     /// A scan that remembers the top-level members named in `watch`, each shorter than 32 bytes.
     pub fn new(watch: &'w [&'w str]) -> Self {
+        let members = Vec::with_capacity(watch.len().min(MEMBERS));
         Self {
-            document: Document { watch, members: Vec::new(), member_count: 0, inside: 0, len: 0 },
+            document: Document { watch, members, member_count: 0, inside: 0, len: 0 },
             state: State::Start,
             nesting: BitStack::default(),
             open: false,
             base: 0,
-            key: Vec::new(),
+            key: Vec::with_capacity(KEY_BYTES),
             key_start: 0,
             value_start: 0,
             current: None,
@@ -399,7 +412,7 @@ impl<'w> Scanner<'w> {
         if self.key.len() > MAX_KEY_BYTES {
             return Ok(());
         }
-        let Some(watched) = self.document.watch.iter().position(|name| key_equals(&self.key, name)) else {
+        let Some(watched) = which(&self.key, self.document.watch) else {
             return Ok(());
         };
         if self.document.members.len() == MAX_WATCHED_MEMBERS {

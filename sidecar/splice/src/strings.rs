@@ -37,15 +37,19 @@ pub(crate) fn plain_run(rest: &[u8]) -> Result<usize, usize> {
     Err(SHORT + run.iter().position(|byte| *byte < 0x20).unwrap_or_default())
 }
 
-/// Whether a key's raw text, escapes and all, spells `name` (which is ASCII).
-pub(crate) fn key_equals(raw: &[u8], name: &str) -> bool {
-    // An escape is longer than what it spells. Every key is compared with every watched name: mostly this is all of it.
-    if raw.len() <= name.len() {
-        return raw == name.as_bytes();
+/// The first of `names` (which are ASCII) that a key's raw text, escapes and all, spells.
+pub(crate) fn which(raw: &[u8], names: &[&str]) -> Option<usize> {
+    if raw.contains(&b'\\') {
+        return names.iter().position(|name| spells(raw, name));
     }
-    if !raw.contains(&b'\\') {
-        return false;
-    }
+    // Every key is compared with every name, and mostly its length and its first letter are all that is looked at.
+    names.iter().position(|name| {
+        let name = name.as_bytes();
+        raw.len() == name.len() && raw.first() == name.first() && raw == name
+    })
+}
+
+fn spells(raw: &[u8], name: &str) -> bool {
     let mut raw = raw.iter().copied();
     for wanted in name.bytes() {
         let Some(byte) = raw.next() else { return false };

@@ -7,11 +7,10 @@
 //! that did not end by itself or at a stop word: no next turn can be told from its text.
 
 use std::borrow::Cow;
+use std::str;
 
-use bytes::Bytes;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
-use serde_json::value::RawValue;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 /// Events are read once so many bytes of them are gathered.
 const GATHER: usize = 16 * 1024;
@@ -19,9 +18,9 @@ const GATHER: usize = 16 * 1024;
 /// Largest event, or whole answer, that is read, in bytes. An event holds some tokens, or what engines say of KV.
 const MAX_PIECE: usize = 1024 * 1024;
 
-/// What was learned from an answer so far.
+/// What was learned from an answer so far. `K`: what is made of what its engine says of KV.
 #[derive(Debug, Default)]
-pub struct Reply {
+pub struct Reply<K> {
     /// Its text.
     pub text: String,
     /// It ended by itself, or at a stop word.
@@ -30,8 +29,8 @@ pub struct Reply {
     pub at_stop_word: bool,
     /// Reasoning came with it.
     pub thinks: bool,
-    /// What its engine says of KV, as JSON.
-    pub kv: Option<Bytes>,
+    /// What its engine says of KV.
+    pub kv: Option<K>,
 }
 
 /// Why an answer has no reply to go on from.
@@ -45,14 +44,14 @@ pub enum Unread {
 
 /// An answer that is being read.
 #[derive(Debug)]
-pub struct Reader {
+pub struct Reader<K> {
     max_text: usize,
     /// What was not read yet.
     gathered: Vec<u8>,
-    reply: Result<Reply, Unread>,
+    reply: Result<Reply<K>, Unread>,
 }
 
-impl Reader {
+impl<K: DeserializeOwned + Default> Reader<K> {
     /// `max_text`: longest reply that is kept, in bytes.
     pub fn new(max_text: usize) -> Self {
         Self { max_text, gathered: Vec::new(), reply: Ok(Reply::default()) }
@@ -80,7 +79,7 @@ impl Reader {
     }
 
     /// What was read so far.
-    pub fn reply(&self) -> Option<&Reply> {
+    pub fn reply(&self) -> Option<&Reply<K>> {
         self.reply.as_ref().ok()
     }
 
@@ -99,20 +98,16 @@ impl Reader {
     ///
     /// # Errors
     /// There is none to go on from.
-    pub fn end(mut self) -> Result<Reply, Unread> {
+    pub fn end(mut self) -> Result<Reply<K>, Unread> {
         if self.reply.is_ok() {
             if self.is_stream() {
                 self.gathered.push(b'\n');
                 self.read_events()?;
             } else {
-                let reply = self.reply.as_mut().map_err(|why| *why)?;
-                reply.read(&self.gathered).ok_or(Unread::Useless)?;
-                if reply.text.len() > self.max_text {
-                    return Err(Unread::TooLarge);
-                }
+                return Reply::of_whole(&self.gathered, self.max_text);
             }
         }
-        self.reply.and_then(|reply| if reply.complete { Ok(reply) } else { Err(Unread::Useless) })
+        self.reply.and_then(Reply::completed)
     }
 
     /// Whether these are events, as far as can be told.
@@ -140,13 +135,17 @@ impl Reader {
 
 /// A whole answer, or one event of a stream.
 #[derive(Deserialize)]
-struct Piece<'a> {
-    #[serde(borrow, default)]
+#[serde(bound(deserialize = "K: Deserialize<'de>"))]
+struct Piece<'a, K> {
+    #[serde(borrow, default = "Vec::new")]
     choices: Vec<Choice<'a>>,
-    #[serde(borrow)]
-    kv_transfer_params: Option<&'a RawValue>,
+    kv_transfer_params: Option<K>,
     error: Option<IgnoredAny>,
 }
+
+/// A text that is copied only if it is spelled with escapes.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 #[derive(Deserialize)]
 struct Choice<'a> {
@@ -155,34 +154,55 @@ struct Choice<'a> {
     #[serde(borrow, alias = "delta")]
     message: Option<Message<'a>>,
     #[serde(borrow)]
-    finish_reason: Option<Cow<'a, str>>,
+    finish_reason: Option<Text<'a>>,
     stop_reason: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
 struct Message<'a> {
     #[serde(borrow)]
-    content: Option<Cow<'a, str>>,
+    content: Option<Text<'a>>,
     #[serde(borrow)]
-    reasoning: Option<Cow<'a, str>>,
+    reasoning: Option<Text<'a>>,
     #[serde(borrow)]
-    reasoning_content: Option<Cow<'a, str>>,
+    reasoning_content: Option<Text<'a>>,
     #[serde(borrow)]
-    refusal: Option<Cow<'a, str>>,
+    refusal: Option<Text<'a>>,
     tool_calls: Option<Vec<IgnoredAny>>,
     function_call: Option<IgnoredAny>,
     audio: Option<IgnoredAny>,
 }
 
-impl Reply {
+impl<K: DeserializeOwned + Default> Reply<K> {
+    /// The reply in an answer that comes as one text. `max_text`: longest reply that is kept, in bytes.
+    ///
+    /// # Errors
+    /// There is none to go on from.
+    pub fn of_whole(answer: &[u8], max_text: usize) -> Result<Self, Unread> {
+        if answer.len() > MAX_PIECE {
+            return Err(Unread::TooLarge);
+        }
+        let mut reply = Self::default();
+        reply.read(answer).ok_or(Unread::Useless)?;
+        if reply.text.len() > max_text {
+            return Err(Unread::TooLarge);
+        }
+        reply.completed()
+    }
+
+    fn completed(self) -> Result<Self, Unread> {
+        if self.complete { Ok(self) } else { Err(Unread::Useless) }
+    }
+
     /// `None`: the answer is of no use.
     fn read(&mut self, json: &[u8]) -> Option<()> {
-        let piece: Piece<'_> = serde_json::from_slice(json).ok()?;
+        // Checked once as a whole: a reader of bytes checks every text in it.
+        let piece: Piece<'_, K> = serde_json::from_str(str::from_utf8(json).ok()?).ok()?;
         if piece.error.is_some() || piece.choices.len() > 1 {
             return None;
         }
-        if let Some(kv) = piece.kv_transfer_params {
-            self.kv = Some(Bytes::copy_from_slice(kv.get().as_bytes()));
+        if piece.kv_transfer_params.is_some() {
+            self.kv = piece.kv_transfer_params;
         }
         let Some(choice) = piece.choices.into_iter().next() else { return Some(()) };
         if choice.index != 0 {
@@ -190,16 +210,18 @@ impl Reply {
         }
         self.at_stop_word |= choice.stop_reason.is_some();
         if let Some(message) = choice.message {
-            let said = |text: &Option<Cow<'_, str>>| text.as_ref().is_some_and(|text| !text.is_empty());
+            let said = |text: &Option<Text<'_>>| text.as_ref().is_some_and(|Text(text)| !text.is_empty());
             let calls =
                 message.tool_calls.is_some_and(|calls| !calls.is_empty()) || message.function_call.is_some();
             if calls || said(&message.refusal) || message.audio.is_some() {
                 return None;
             }
             self.thinks |= said(&message.reasoning) || said(&message.reasoning_content);
-            self.text.push_str(message.content.as_deref().unwrap_or_default());
+            if let Some(Text(said)) = &message.content {
+                self.text.push_str(said);
+            }
         }
-        match choice.finish_reason.as_deref() {
+        match choice.finish_reason.as_ref().map(|Text(reason)| &**reason) {
             None => {}
             Some("stop") => self.complete = true,
             Some(_) => return None,
@@ -212,7 +234,7 @@ impl Reply {
 mod tests {
     use super::*;
 
-    fn read(answer: &str, cut: usize) -> Result<Reply, Unread> {
+    fn read(answer: &str, cut: usize) -> Result<Reply<IgnoredAny>, Unread> {
         let mut reader = Reader::new(512 * 1024);
         answer.as_bytes().chunks(cut).for_each(|piece| reader.data(piece));
         reader.end()
@@ -282,7 +304,7 @@ mod tests {
             ("data: {", "\"x\":1,"),
             ("", "data: {\"choices\":[{\"delta\":{\"content\":\"xxxxxxxx\"}}]}\n\n"),
         ] {
-            let mut reader = Reader::new(512 * 1024);
+            let mut reader: Reader<IgnoredAny> = Reader::new(512 * 1024);
             reader.data(start.as_bytes());
             let more = more.repeat(1000);
             for _ in 0..10_000 {

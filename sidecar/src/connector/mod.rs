@@ -223,6 +223,12 @@ pub trait Observer: Send {
 
     /// The answer is complete. Not called for one that broke off.
     fn end(self: Box<Self>);
+
+    /// All of an answer that comes as one JSON text, instead of the others.
+    fn whole(mut self: Box<Self>, answer: &[u8]) {
+        self.data(answer);
+        self.end();
+    }
 }
 
 /// What connectors are made from: the operator's flags, under their names.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use kvferry_contract::Endpoint;
 use kvferry_metrics::Speculative as Outcome;
+use serde::de::IgnoredAny;
 
 use super::{Turn, body, send};
 use crate::chat::reply::{Reader, Unread};
@@ -18,7 +19,8 @@ pub(super) struct Watch {
     turn: Box<Turn>,
     /// Who prefilled the turn; `None`: the decode engine itself.
     prefiller: Option<Arc<Endpoint>>,
-    reader: Reader,
+    /// What engines say of KV is of no interest here.
+    reader: Reader<IgnoredAny>,
 }
 
 impl Watch {

@@ -2,10 +2,10 @@
 //!
 //! What it guards: a request never waits for its trace. When its last span has ended they go into a bounded queue
 //! together, a thread of their own sends them, and what does not fit is counted and forgotten. Without tracing nothing is
-//! allocated; a request that is not sampled costs its ids, and one header that its legs share.
+//! allocated; a request that is not sampled costs its ids, and one header in those that all of its legs get.
 //!
 //! Spans are made here and not by the SDK's tracer, which does more for each of them than a proxy can spend. From the SDK
-//! come the sampler, the propagator's parser, and the exporters.
+//! come the propagator's parser and the exporters.
 //!
 //! The spans of one disaggregated request, and of one that only passes:
 //!
@@ -28,6 +28,7 @@ mod method;
 mod otlp;
 mod propagate;
 mod queue;
+mod ratio;
 mod request;
 mod span;
 mod traces;

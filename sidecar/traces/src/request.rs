@@ -78,6 +78,12 @@ impl RequestTrace {
         self.inner().inject(headers);
     }
 
+    /// Headers from which those of all engines will be made. A request that is not sampled has the same to say to each of
+    /// them: it stands there from now on, and spans that begin later say nothing more.
+    pub fn announce(&mut self, headers: &mut HeaderMap) {
+        self.server.announce(headers);
+    }
+
     fn inner(&self) -> &Span {
         if self.forward.is_recorded() { &self.forward } else { &self.server }
     }

@@ -52,6 +52,8 @@ enum State {
     Off,
     /// All spans of a request that is not sampled share the one that was not recorded.
     Unsampled(Unsampled),
+    /// The same, once the headers that all engines get say all there is to say: nothing is left but the trace's name.
+    Announced(TraceIdText),
     Recorded(Recorded),
 }
 
@@ -87,7 +89,7 @@ impl Span {
     /// A span below this one.
     pub(crate) fn child(&self, name: &'static str, kind: SpanKind) -> Self {
         Self(match &self.0 {
-            State::Off => State::Off,
+            State::Off | State::Announced(_) => State::Off,
             State::Unsampled(unsampled) => State::Unsampled(unsampled.clone()),
             State::Recorded(parent) => {
                 let place = parent.tree.begin(name.into(), kind, parent.place.id, false);
@@ -101,6 +103,7 @@ impl Span {
         match &self.0 {
             State::Off => None,
             State::Unsampled(unsampled) => TraceIdText::of(&unsampled.traceparent),
+            State::Announced(trace) => Some(*trace),
             State::Recorded(recorded) => Some(TraceIdText::new(recorded.tree.trace)),
         }
     }
@@ -133,10 +136,10 @@ impl Span {
         }
     }
 
-    /// Sets an attribute to a text, which is copied only if the span is recorded.
+    /// Sets an attribute to a text, which is copied only if the span is recorded. Once: exporters that copy spans share it.
     pub fn set_text(&mut self, key: &'static str, text: &str) {
         if self.is_recorded() {
-            self.set(key, text.to_owned());
+            self.set(key, Arc::<str>::from(text));
         }
     }
 
@@ -175,14 +178,23 @@ impl Span {
         }
     }
 
-    /// The same for headers that will be set on top of others, in any collection.
+    /// Says to whoever gets these headers what there is to say, if that is the same for every engine, and nothing from
+    /// then on.
+    pub(crate) fn announce(&mut self, headers: &mut HeaderMap) {
+        if let State::Unsampled(_) = &self.0 {
+            self.inject(headers);
+            self.0 = self.trace_id().map_or(State::Off, State::Announced);
+        }
+    }
+
+    /// As [`Self::inject`], for headers that will be set on top of others, in any collection.
     pub fn tell(&self, headers: &mut impl Extend<(HeaderName, HeaderValue)>) {
         headers.extend(self.told().into_iter().flatten());
     }
 
     fn told(&self) -> Option<impl Iterator<Item = (HeaderName, HeaderValue)>> {
         Some(match &self.0 {
-            State::Off => return None,
+            State::Off | State::Announced(_) => return None,
             State::Unsampled(Unsampled { traceparent, carried }) => {
                 propagate::told(traceparent.clone(), carried)
             }

@@ -5,12 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, Method};
-use opentelemetry::trace::{SpanContext, SpanKind, TraceId};
+use opentelemetry::trace::SpanContext;
 use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::{
-    IdGenerator, RandomIdGenerator, Sampler, SamplingDecision, ShouldSample, SpanExporter,
-};
+use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, SpanExporter};
 
 use crate::attributes::{HTTP_REQUEST_METHOD, URL_PATH};
 use crate::config::{Config, Exporter};
@@ -21,6 +19,7 @@ use crate::method;
 use crate::otlp;
 use crate::propagate;
 use crate::queue::Queue;
+use crate::ratio::Ratio;
 use crate::request::RequestTrace;
 use crate::span::Span;
 use crate::tree::Tree;
@@ -38,17 +37,9 @@ pub struct Traces(Option<Arc<On>>);
 #[derive(Debug)]
 struct On {
     /// Decides where the client has not.
-    sampler: Sampler,
+    sampler: Ratio,
     queue: Arc<Queue>,
     exporting: Exporting,
-}
-
-impl On {
-    /// Whether a trace that begins here is recorded. Every instance decides alike.
-    fn samples(&self, trace: TraceId) -> bool {
-        let said = self.sampler.should_sample(None, trace, "", &SpanKind::Server, &[], &[]);
-        said.decision == SamplingDecision::RecordAndSample
-    }
 }
 
 impl Traces {
@@ -93,7 +84,7 @@ impl Traces {
         let scope = InstrumentationScope::builder(SCOPE).with_version(config.service_version).build();
         let exporting = export::start(runtime, exporter, Arc::clone(&queue), config.batching, scope)
             .map_err(TraceError::Thread)?;
-        let sampler = Sampler::TraceIdRatioBased(config.ratio);
+        let sampler = Ratio::new(config.ratio);
         Ok(Self(Some(Arc::new(On { sampler, queue, exporting }))))
     }
 
@@ -110,7 +101,7 @@ impl Traces {
             (parent.trace_id(), parent.is_sampled())
         } else {
             let trace = RandomIdGenerator::default().new_trace_id();
-            (trace, on.samples(trace))
+            (trace, on.sampler.takes(trace))
         };
         if !sampled {
             return RequestTrace::new(Span::unsampled(trace, carried));

@@ -163,3 +163,40 @@ fn both_legs_of_a_request_that_is_not_sampled_have_the_same_parent() {
     assert_eq!(parents[0][3..35], *id.as_str(), "the log names the trace that engines are told of");
     assert!(parents[0].ends_with("-00"));
 }
+
+#[test]
+fn what_is_the_same_for_all_engines_is_said_once_in_the_headers_that_all_of_them_get() {
+    let collector = Collector::start();
+    let traces = collector.traces("0");
+    let from = headers(&[("traceparent", UNSAMPLED), ("tracestate", "vendor=1"), ("baggage", "user=a")]);
+    let told_each = told(&traces, &from);
+    let mut all = from.clone();
+    let mut trace = traces.request(&from, &Method::POST, "/v1/completions");
+    let id = trace.trace_id();
+    trace.announce(&mut all);
+    assert!(only(&all, "traceparent").starts_with(&format!("00-{TRACE}-")));
+    assert_ne!(only(&all, "traceparent"), UNSAMPLED, "the parent is a span of ours");
+    for name in ["tracestate", "baggage"] {
+        assert_eq!(only(&all, name), only(&told_each, name));
+    }
+    assert_eq!(trace.trace_id(), id, "the log still names the trace");
+    let mut leg = all.clone();
+    trace.span(Work::Prefill).client(&Method::POST, "10.0.0.1", 8000).inject(&mut leg);
+    assert_eq!(leg, all);
+}
+
+#[test]
+fn what_differs_between_engines_is_not_announced() {
+    let collector = Collector::start();
+    let traces = collector.traces("0");
+    let from = headers(&[("traceparent", SAMPLED)]);
+    let (mut all, mut leg) = (from.clone(), from.clone());
+    let mut trace = traces.request(&from, &Method::POST, "/v1/completions");
+    trace.announce(&mut all);
+    assert_eq!(all, from);
+    trace.span(Work::Prefill).client(&Method::POST, "10.0.0.1", 8000).inject(&mut leg);
+    assert_ne!(leg, all);
+    let mut off = from.clone();
+    Traces::off().request(&from, &Method::POST, "/").announce(&mut off);
+    assert_eq!(off, from, "without tracing everything stays as it came");
+}

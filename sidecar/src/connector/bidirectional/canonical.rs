@@ -5,140 +5,241 @@
 //! is `A`). Numbers are compared by their text: `1` and `1.0` may reach a template as different words. `null`, `""`, `[]`
 //! and an absent member are all different.
 //!
-//! Every value is absorbed with its kind and length in front, so that no two different values give the same bytes.
+//! A form says by itself where it ends: what it is comes first, texts and words end with a byte that no text holds, lists
+//! and objects with their bracket. So no two different values give the same bytes, nor do forms one behind the other.
+//!
+//! What is read was checked when the body came in, so it is read once, without another check of its letters. Were it
+//! wrong, it would have no form, or one that nothing else has.
 
-use std::borrow::Cow;
-use std::fmt;
+use std::ops::Range;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
-use serde_json::value::RawValue;
-use sha2::{Digest, Sha256};
+use memchr::memchr2;
 
-/// Nesting that is followed. Messages and tool schemas have some ten levels; each level is scanned once more.
+/// Nesting that is followed. Messages and tool schemas have some ten levels; what each holds may be moved once more.
 const MAX_DEPTH: usize = 64;
 
-/// An object's members, sorted, the last of each name. Names and values are those of the text that was read, as far as it
-/// spells them plainly.
+/// Ends a text or a word: UTF-8 has no such byte.
+const END: u8 = 0xff;
+
+/// Reads JSON from its beginning to its end.
 #[derive(Debug)]
-pub(super) struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
-impl<'a> Members<'a> {
-    /// The value of `name`, as its text.
-    pub(super) fn get(&self, name: &str) -> Option<&'a str> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.get())
-    }
-
-    /// Keeps those members whose value, as its text, is `wanted`.
-    pub(super) fn retain(&mut self, wanted: impl Fn(&str) -> bool) {
-        self.0.retain(|(_, value)| wanted(value.get()));
-    }
+pub(super) struct Reader<'a> {
+    rest: &'a [u8],
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(Reader).map(Self)
-    }
+/// An object that was just written to the end of a buffer: where its members lie there, in the order they came.
+#[derive(Debug)]
+pub(super) struct Object {
+    start: usize,
+    members: Vec<Member>,
 }
 
-/// A text that is copied only if it is spelled with escapes.
-#[derive(serde::Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+#[derive(Debug)]
+struct Member {
+    /// With its end.
+    name: Range<usize>,
+    value: Range<usize>,
+}
 
-struct Reader;
+/// Writes the form of `json` behind `form`. `None`: it is nested too deeply, or has a string that is no text (a lone
+/// surrogate).
+pub(super) fn write(json: &[u8], form: &mut Vec<u8>) -> Option<()> {
+    Reader::new(json).value(form, MAX_DEPTH)
+}
 
-impl<'de> Visitor<'de> for Reader {
-    type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
+/// Writes the form of an object whose members are these texts, sorted by name.
+pub(super) fn write_texts<const N: usize>(members: [(&str, &str); N], form: &mut Vec<u8>) {
+    debug_assert!(members.is_sorted_by_key(|(name, _)| *name), "one form for one object");
+    form.push(b'{');
+    for text in members.into_iter().flat_map(|(name, value)| [name, value]) {
+        form.push(b'"');
+        form.extend_from_slice(text.as_bytes());
+        form.push(END);
+    }
+    form.push(b'}');
+}
 
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
+impl<'a> Reader<'a> {
+    pub(super) fn new(json: &'a [u8]) -> Self {
+        Self { rest: json }
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Self::Value, A::Error> {
-        let mut members = Vec::new();
-        while let Some((Text(name), value)) = object.next_entry()? {
-            members.push((name, value));
+    /// The next token's first byte.
+    fn peek(&mut self) -> Option<u8> {
+        let blank = self.rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r')).count();
+        self.rest = &self.rest[blank..];
+        self.rest.first().copied()
+    }
+
+    /// Goes behind the next token if it is this one.
+    fn takes(&mut self, token: u8) -> bool {
+        let is = self.peek() == Some(token);
+        if is {
+            self.rest = &self.rest[1..];
         }
+        is
+    }
+
+    /// Goes on to the next item of a list that ends with `close`. `first`: it would be the list's first. `None`: there is
+    /// neither an item nor the end.
+    fn item(&mut self, close: u8, first: bool) -> Option<bool> {
+        if self.takes(close) {
+            return Some(false);
+        }
+        (first || self.takes(b',')).then_some(true)
+    }
+
+    /// Reads a list, of which `each` reads the items.
+    pub(super) fn list(&mut self, mut each: impl FnMut(&mut Self) -> Option<()>) -> Option<()> {
+        let mut first = self.takes(b'[').then_some(true)?;
+        while self.item(b']', first)? {
+            first = false;
+            each(self)?;
+        }
+        Some(())
+    }
+
+    /// Reads an object, and writes its members behind `form` in the order they come.
+    pub(super) fn object(&mut self, form: &mut Vec<u8>) -> Option<Object> {
+        self.object_within(form, MAX_DEPTH)
+    }
+
+    fn object_within(&mut self, form: &mut Vec<u8>, depth: usize) -> Option<Object> {
+        let mut first = self.takes(b'{').then_some(true)?;
+        let mut object = Object { start: form.len(), members: Vec::with_capacity(4) };
+        form.push(b'{');
+        while self.item(b'}', first)? {
+            first = false;
+            let name = form.len();
+            if self.peek() != Some(b'"') {
+                return None;
+            }
+            self.text(form)?;
+            let value = form.len();
+            self.takes(b':').then_some(())?;
+            self.value(form, depth)?;
+            object.members.push(Member { name: name..value, value: value..form.len() });
+        }
+        Some(object)
+    }
+
+    fn value(&mut self, form: &mut Vec<u8>, depth: usize) -> Option<()> {
+        let depth = depth.checked_sub(1)?;
+        match self.peek()? {
+            b'{' => self.object_within(form, depth)?.settle(form),
+            b'[' => {
+                form.push(b'[');
+                self.list(|list| list.value(form, depth))?;
+                form.push(b']');
+            }
+            b'"' => self.text(form)?,
+            // A number or a word.
+            _ => {
+                let behind = |byte: &u8| matches!(byte, b',' | b']' | b'}' | b' ' | b'\t' | b'\n' | b'\r');
+                let len = self.rest.iter().position(behind).unwrap_or(self.rest.len());
+                let (word, rest) = self.rest.split_at(len);
+                form.push(b'=');
+                form.extend_from_slice(word);
+                form.push(END);
+                self.rest = rest;
+            }
+        }
+        Some(())
+    }
+
+    /// Reads a string, of which the opening quote comes next.
+    fn text(&mut self, form: &mut Vec<u8>) -> Option<()> {
+        form.push(b'"');
+        self.rest = self.rest.get(1..)?;
+        loop {
+            let (run, rest) = self.rest.split_at(memchr2(b'"', b'\\', self.rest)?);
+            form.extend_from_slice(run);
+            let special = *rest.first()?;
+            self.rest = &rest[1..];
+            if special == b'"' {
+                form.push(END);
+                return Some(());
+            }
+            let letter = self.escape()?;
+            form.extend_from_slice(letter.encode_utf8(&mut [0; 4]).as_bytes());
+        }
+    }
+
+    /// What is spelled behind a backslash.
+    fn escape(&mut self) -> Option<char> {
+        let (kind, rest) = self.rest.split_first()?;
+        self.rest = rest;
+        Some(match kind {
+            b'"' | b'\\' | b'/' => char::from(*kind),
+            b'b' => '\u{8}',
+            b'f' => '\u{c}',
+            b'n' => '\n',
+            b'r' => '\r',
+            b't' => '\t',
+            b'u' => {
+                let unit = self.unit()?;
+                if !(0xd800..0xe000).contains(&unit) {
+                    return char::from_u32(unit.into());
+                }
+                self.rest = self.rest.strip_prefix(b"\\u")?;
+                return char::decode_utf16([unit, self.unit()?]).next()?.ok();
+            }
+            _ => return None,
+        })
+    }
+
+    /// Four hexadecimal digits.
+    fn unit(&mut self) -> Option<u16> {
+        let (digits, rest) = self.rest.split_first_chunk::<4>()?;
+        self.rest = rest;
+        let digit =
+            |unit: u16, digit: &u8| Some(unit << 4 | u16::try_from(char::from(*digit).to_digit(16)?).ok()?);
+        digits.iter().try_fold(0, digit)
+    }
+}
+
+impl Object {
+    /// Whether its member `name` is this text.
+    pub(super) fn says(&self, form: &[u8], name: &str, text: &str) -> bool {
+        let is = |at: &Range<usize>, text: &str| {
+            form[at.clone()].strip_prefix(b"\"").and_then(|form| form.strip_suffix(&[END]))
+                == Some(text.as_bytes())
+        };
+        self.members
+            .iter()
+            .rfind(|member| is(&member.name, name))
+            .is_some_and(|member| is(&member.value, text))
+    }
+
+    /// Takes out the members that are null or an empty list.
+    pub(super) fn drop_empty(&mut self, form: &[u8]) {
+        self.keep_last_of_each_name(form);
+        self.members.retain(|member| !matches!(&form[member.value.clone()], b"=null\xff" | b"[]"));
+    }
+
+    /// Gives it its one form, at the end of `form`.
+    pub(super) fn settle(mut self, form: &mut Vec<u8>) {
+        self.keep_last_of_each_name(form);
+        let end = form.len();
+        for member in self.members {
+            form.extend_from_within(member.name.start..member.value.end);
+        }
+        form.push(b'}');
+        form.drain(self.start + 1..end);
+    }
+
+    fn keep_last_of_each_name(&mut self, form: &[u8]) {
+        let name = |member: &Member| &form[member.name.clone()];
         // Stable: of equal names the last is still the last.
-        members.sort_by(|(one, _): &(Cow<'_, str>, _), (other, _)| one.cmp(other));
-        members.dedup_by(|later, earlier| {
-            let same = later.0 == earlier.0;
+        self.members.sort_by(|one, other| name(one).cmp(name(other)));
+        self.members.dedup_by(|later, earlier| {
+            let same = name(later) == name(earlier);
             if same {
                 std::mem::swap(later, earlier);
             }
             same
         });
-        Ok(members)
     }
-}
-
-/// Adds `value` to `hash`. `None`: it is nested too deeply, or has a string that is no text (a lone surrogate).
-pub(super) fn absorb(hash: &mut Sha256, value: &str) -> Option<()> {
-    absorb_below(hash, value, MAX_DEPTH)
-}
-
-/// Adds an object with these members.
-pub(super) fn absorb_members(hash: &mut Sha256, members: &Members<'_>) -> Option<()> {
-    members_below(hash, members, MAX_DEPTH)
-}
-
-/// Adds an object whose members are these texts, sorted by name.
-pub(super) fn absorb_texts<const N: usize>(hash: &mut Sha256, members: [(&str, &str); N]) {
-    debug_assert!(members.is_sorted_by_key(|(name, _)| *name), "one form for one object");
-    head(hash, b'{', N);
-    for (name, value) in members {
-        text(hash, name);
-        text(hash, value);
-    }
-}
-
-fn absorb_below(hash: &mut Sha256, value: &str, depth: usize) -> Option<()> {
-    let depth = depth.checked_sub(1)?;
-    let value = value.trim_matches([' ', '\t', '\n', '\r']);
-    match value.as_bytes().first()? {
-        b'{' => members_below(hash, &serde_json::from_str(value).ok()?, depth)?,
-        b'[' => {
-            let items: Vec<&RawValue> = serde_json::from_str(value).ok()?;
-            head(hash, b'[', items.len());
-            for item in items {
-                absorb_below(hash, item.get(), depth)?;
-            }
-        }
-        b'"' => match plain(value) {
-            Some(plain) => text(hash, plain),
-            None => text(hash, &serde_json::from_str::<String>(value).ok()?),
-        },
-        // A number or a word.
-        _ => {
-            head(hash, b'=', value.len());
-            hash.update(value);
-        }
-    }
-    Some(())
-}
-
-/// What a JSON string says, if it spells every character as itself.
-fn plain(string: &str) -> Option<&str> {
-    let inside = string.strip_prefix('"')?.strip_suffix('"')?;
-    memchr::memchr(b'\\', inside.as_bytes()).is_none().then_some(inside)
-}
-
-fn members_below(hash: &mut Sha256, Members(members): &Members<'_>, depth: usize) -> Option<()> {
-    head(hash, b'{', members.len());
-    for (name, value) in members {
-        text(hash, name);
-        absorb_below(hash, value.get(), depth)?;
-    }
-    Some(())
-}
-
-fn text(hash: &mut Sha256, text: &str) {
-    head(hash, b'"', text.len());
-    hash.update(text);
-}
-
-fn head(hash: &mut Sha256, kind: u8, len: usize) {
-    hash.update([kind]);
-    hash.update((len as u64).to_be_bytes());
 }
 
 #[cfg(test)]
@@ -149,10 +250,10 @@ mod tests {
 
     use super::*;
 
-    fn digest(json: &str) -> Option<[u8; 32]> {
-        let mut hash = Sha256::new();
-        absorb(&mut hash, json)?;
-        Some(hash.finalize().into())
+    fn digest(json: &str) -> Option<Vec<u8>> {
+        let mut form = Vec::new();
+        write(json.as_bytes(), &mut form)?;
+        Some(form)
     }
 
     #[test]
@@ -172,10 +273,10 @@ mod tests {
     #[test]
     fn texts_put_together_are_the_object_they_would_be_read_as() {
         for value in ["", "plain", "a \"quoted\" word \\ and a\nline", "é😀"] {
-            let mut hash = Sha256::new();
-            absorb_texts(&mut hash, [("a", value), ("b", "x")]);
+            let mut form = Vec::new();
+            write_texts([("a", value), ("b", "x")], &mut form);
             let read = serde_json::json!({"b": "x", "a": value}).to_string();
-            assert_eq!(digest(&read), Some(hash.finalize().into()), "{read}");
+            assert_eq!(digest(&read), Some(form), "{read}");
         }
     }
 

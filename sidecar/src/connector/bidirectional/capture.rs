@@ -5,27 +5,29 @@
 //! generated in, and KV of other tokens would be a wrong answer. So would white space around the text, which templates
 //! trim, and bytes that are no text.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
+
+use kvferry_splice::Finder;
 
 use super::Memory;
 use super::chat::Turn;
-use super::offer::Offer;
-use crate::chat::reply::{Reader, Unread};
+use super::offer::Offered;
+use crate::chat::reply::{Reader, Reply, Unread};
 use crate::connector::Observer;
 
 /// Longest reply that is followed, in bytes. Models write a hundred thousand tokens at most.
 const MAX_REPLY: usize = 512 * 1024;
 
 /// A whole answer without this word offers nothing, and is not read.
-const OFFERS: &[u8] = b"\"do_remote_decode\"";
+static OFFERS: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"do_remote_decode\""));
 
 /// An answer that is being watched.
 pub(super) struct Capture {
     memory: Arc<Memory>,
     turn: Turn,
     port: u16,
-    reader: Reader,
+    reader: Reader<Offered>,
 }
 
 impl Capture {
@@ -43,16 +45,31 @@ impl Observer for Capture {
     }
 
     fn end(self: Box<Self>) {
-        if self.reader.whole().is_some_and(|whole| memchr::memmem::find(whole, OFFERS).is_none()) {
+        let Self { memory, turn, port, reader } = *self;
+        if reader.whole().is_some_and(|whole| OFFERS.find(whole).is_none()) {
             return;
         }
-        let Ok(reply) = self.reader.end() else { return };
-        let Some(offer) = reply.kv.as_deref().and_then(Offer::read) else { return };
-        let text = &reply.text;
-        let cut = reply.thinks || reply.at_stop_word;
-        if !cut && !text.is_empty() && text.trim() == text && !text.contains('\u{fffd}') {
-            self.memory.store().put(self.turn.answered(text), offer, self.port, Instant::now());
+        if let Ok(reply) = reader.end() {
+            keep(&memory, &turn, port, reply);
         }
+    }
+
+    fn whole(self: Box<Self>, answer: &[u8]) {
+        if OFFERS.find(answer).is_some()
+            && let Ok(reply) = Reply::of_whole(answer, MAX_REPLY)
+        {
+            keep(&self.memory, &self.turn, self.port, reply);
+        }
+    }
+}
+
+/// Keeps the offer that came with a reply, if it is worth it.
+fn keep(memory: &Memory, turn: &Turn, port: u16, reply: Reply<Offered>) {
+    let Some(Offered(Some(offer))) = reply.kv else { return };
+    let text = &reply.text;
+    let cut = reply.thinks || reply.at_stop_word;
+    if !cut && !text.is_empty() && text.trim() == text && !text.contains('\u{fffd}') {
+        memory.store().put(turn.answered(text), offer, port, Instant::now());
     }
 }
 
@@ -60,7 +77,7 @@ impl Observer for Capture {
 mod tests {
     use super::super::chat::Chat;
     use super::super::chat::tests::asked;
-    use super::super::offer::tests::OFFER;
+    use super::super::offer::tests::{OFFER, read};
     use super::super::{BidirectionalOptions, Memory};
     use super::*;
 
@@ -77,7 +94,11 @@ mod tests {
         capture.end();
         let key = turn.answered(reply);
         let offer = memory.store().take(&[key], Instant::now());
-        assert!(offer.is_none() || offer == Offer::read(OFFER.as_bytes()));
+        if answer.trim_start().starts_with('{') {
+            Box::new(Capture::new(Arc::clone(&memory), turn, 8000)).whole(answer.as_bytes());
+            assert_eq!(memory.store().take(&[key], Instant::now()), offer, "read in one piece");
+        }
+        assert!(offer.is_none() || offer == read(OFFER));
         offer.is_some()
     }
 

@@ -1,11 +1,11 @@
 //! Chats by their content: which earlier turns a request continues, and what it will be continued as.
 //!
-//! A turn's key is a hash over everything that shapes the prompt and over all messages up to and including the reply. Keys
-//! form a chain, one link for each message, so that one pass over a request gives the keys of all its beginnings.
+//! A turn's key is a hash over everything that shapes the prompt and over all messages up to and including the reply. The
+//! hash goes on where the turn before ended, so that one pass over a request gives the keys of all its beginnings.
 
 use sha2::{Digest, Sha256};
 
-use super::canonical::{Members, absorb, absorb_members, absorb_texts};
+use super::canonical::{Reader, write, write_texts};
 use crate::chat::request::{self, ChatRequest};
 use crate::request::Asked;
 
@@ -26,6 +26,9 @@ pub(in crate::connector) const WATCH: [&str; 1 + request::WATCH.len()] = {
 /// Messages beyond this many bytes are not looked at: hashing them would hold up everybody else on this thread.
 const MAX_MESSAGES: usize = 4 * 1024 * 1024;
 
+/// What a reply's form takes besides its text, in bytes, and some more.
+const REPLY_AROUND_TEXT: usize = 48;
+
 /// One request of a chat.
 #[derive(Debug)]
 pub(super) struct Chat {
@@ -37,15 +40,14 @@ pub(super) struct Chat {
 
 /// Messages that wait for their reply.
 #[derive(Debug, Clone)]
-pub(super) struct Turn(Key);
+pub(super) struct Turn(Sha256);
 
 impl Turn {
     /// The key of the turn once it was answered with this text.
     pub(super) fn answered(&self, text: &str) -> Key {
-        let mut hash = Sha256::new();
-        hash.update(self.0);
-        absorb_texts(&mut hash, [("content", text), ("role", "assistant")]);
-        hash.finalize().into()
+        let mut form = Vec::with_capacity(text.len() + REPLY_AROUND_TEXT);
+        write_texts([("content", text), ("role", "assistant")], &mut form);
+        self.0.clone().chain_update(form).finalize().into()
     }
 }
 
@@ -54,45 +56,44 @@ impl Chat {
     /// reply that is no message of its own.
     pub(super) fn read(asked: &Asked) -> Option<Self> {
         let chat = ChatRequest::of(asked.api, &asked.intake)?;
-        let mut key = shape(chat)?;
         let messages = chat.member(request::MESSAGES).filter(|messages| messages.len() <= MAX_MESSAGES)?;
-        // Checked once as a whole: a reader of bytes checks every text in it.
-        let messages: Vec<Members<'_>> = serde_json::from_str(std::str::from_utf8(&messages).ok()?).ok()?;
-        let mut earlier = Vec::new();
-        for mut message in messages {
-            let reply = message.get("role") == Some("\"assistant\"");
-            if reply {
+        let mut form = Vec::with_capacity(messages.len());
+        shape(chat, &mut form)?;
+        let mut hash = Sha256::new_with_prefix(&form);
+        form.clear();
+        let (mut earlier, mut open) = (Vec::new(), false);
+        Reader::new(&messages).list(|list| {
+            let mut message = list.object(&mut form)?;
+            open = message.says(&form, "role", "assistant");
+            if open {
                 // Clients send back what their library makes of a reply: what it lacks is null or an empty list.
-                message.retain(|value| !matches!(value, "null" | "[]"));
+                message.drop_empty(&form);
             }
-            key = link(&key, &message)?;
-            if reply {
-                earlier.push(key);
+            message.settle(&mut form);
+            hash.update(&form);
+            form.clear();
+            if open {
+                earlier.push(hash.clone().finalize().into());
             }
-        }
+            Some(())
+        })?;
         // A reply at the end was not asked for yet: it would be continued, not followed.
-        earlier.retain(|earlier| *earlier != key);
+        if open {
+            earlier.pop();
+        }
         earlier.reverse();
-        Some(Self { earlier, asked: Turn(key) })
+        Some(Self { earlier, asked: Turn(hash) })
     }
 }
 
 /// What shapes the prompt besides the messages. Each member that is there goes in under its number, so those that are
 /// not, which is most of them, cost nothing. Every value ends where it says, so numbers and values cannot be mistaken.
-fn shape(chat: ChatRequest<'_>) -> Option<Key> {
-    let mut hash = Sha256::new();
+fn shape(chat: ChatRequest<'_>, form: &mut Vec<u8>) -> Option<()> {
     for (number, _, value) in chat.shaping() {
-        hash.update([number]);
-        absorb(&mut hash, std::str::from_utf8(&value).ok()?)?;
+        form.push(number);
+        write(&value, form)?;
     }
-    Some(hash.finalize().into())
-}
-
-fn link(key: &Key, message: &Members<'_>) -> Option<Key> {
-    let mut hash = Sha256::new();
-    hash.update(key);
-    absorb_members(&mut hash, message)?;
-    Some(hash.finalize().into())
+    Some(())
 }
 
 #[cfg(test)]

@@ -56,14 +56,14 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use super::super::offer::tests::OFFER;
+    use super::super::offer::tests::{OFFER, read};
     use super::*;
 
     const TTL: Duration = Duration::from_secs(480);
     const PORT: u16 = 8000;
 
     fn offer(engine: &str, request: &str) -> Offer {
-        Offer::read(OFFER.replace("d-1", engine).replace("chatcmpl-1", request).as_bytes()).unwrap()
+        read(&OFFER.replace("d-1", engine).replace("chatcmpl-1", request)).unwrap()
     }
 
     fn store(capacity: usize) -> (Store, Instant) {

@@ -18,6 +18,20 @@ const MEMBERS: [(&str, bool); 7] = [
     ("dcp_size", false),
 ];
 
+/// What has to be found in parameters, in the order above.
+const WATCH: [&str; MEMBERS.len()] = {
+    let mut watch = [""; MEMBERS.len()];
+    let mut at = 0;
+    while at < MEMBERS.len() {
+        watch[at] = MEMBERS[at].0;
+        at += 1;
+    }
+    watch
+};
+
+/// Room for an identity as most are, in bytes.
+const TYPICAL: usize = 256;
+
 /// An engine in one of its lives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Identity {
@@ -29,11 +43,14 @@ impl Identity {
     /// The identity in the parameters that a prefill leg returned; `None` if that engine does not push, or does not say
     /// enough.
     pub(super) fn read(returned: &[u8]) -> Option<Self> {
-        let names = MEMBERS.map(|(name, _)| name);
-        let document = scan(returned, &names).ok()?;
-        let mut members = Vec::new();
-        for (name, needed) in MEMBERS {
-            let Some(value) = document.value(name).map(|at| &returned[at]) else {
+        let document = scan(returned, &WATCH).ok()?;
+        let mut values = [None; MEMBERS.len()];
+        for (watched, at) in document.found() {
+            values[watched] = Some(&returned[at]);
+        }
+        let mut members = Vec::with_capacity(TYPICAL);
+        for ((name, needed), value) in MEMBERS.into_iter().zip(values) {
+            let Some(value) = value else {
                 if needed {
                     return None;
                 }
@@ -57,10 +74,17 @@ impl Identity {
 
     /// `kv_transfer_params` of a decode leg that waits for this engine's KV under `transfer_id`.
     pub(super) fn params(&self, transfer_id: &str, request_id: &str) -> Bytes {
-        let head = br#"{"do_remote_prefill":true,"do_remote_decode":false,"#;
-        // Nothing is known under the request id yet, but vLLM reads the member without a default.
-        let tail = format!(r#","remote_request_id":"{request_id}","transfer_id":"{transfer_id}"}}"#);
-        [head, &self.members[..], tail.as_bytes()].concat().into()
+        let parts: [&[u8]; 7] = [
+            br#"{"do_remote_prefill":true,"do_remote_decode":false,"#,
+            &self.members,
+            // Nothing is known under the request id yet, but vLLM reads the member without a default.
+            br#","remote_request_id":""#,
+            request_id.as_bytes(),
+            br#"","transfer_id":""#,
+            transfer_id.as_bytes(),
+            br#""}"#,
+        ];
+        parts.concat().into()
     }
 }
 

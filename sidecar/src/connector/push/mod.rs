@@ -154,11 +154,11 @@ impl Connector for Push {
         _answer: Option<&Bytes>,
     ) -> Result<Box<dyn Attempt>, Unusable> {
         let shared = &self.0;
-        let (id, transfer_id) = (fresh::id(), format!("xfer-{}", fresh::id()));
+        let (id, transfer_id) = (fresh::id(), ["xfer-", &fresh::id()].concat());
         let used = shared.choose(asked, target);
         let early = used.as_ref().map(|identity| identity.params(&transfer_id, &id));
         let source = shared.tier.as_ref().and_then(|tier| tier.for_prefill(asked, target));
-        let params = with_transfer_id(&Bytes::from_static(KEEP_FOR_REMOTE), &transfer_id);
+        let params = keep_as(&transfer_id);
         let mut attempt = Pushed {
             shared: Arc::clone(shared),
             target: target.clone(),
@@ -204,11 +204,11 @@ struct Pushed {
     /// Who the decode leg beside prefill was told to wait for, and how.
     used: Option<Identity>,
     early: Option<Bytes>,
-    /// The prefill leg's body, to be sent again if decode was sent beside a prefill that failed.
+    /// The prefill leg's body where decode is sent beside it: to be sent again if that prefill fails.
     again: Option<(Api, Chunks)>,
     /// Whether that was turned down.
     refusals: Refusals,
-    /// What prefill returned, with the transfer id.
+    /// What prefill returned.
     returned: Option<Bytes>,
 }
 
@@ -217,14 +217,25 @@ impl Pushed {
         if asked.api == Api::Responses {
             edits = edits.set(RESPONSE_ID, format!("\"resp_{}\"", self.own));
         }
-        let mut leg = asked.edit(edits);
+        self.under_own_id(asked.edit(edits))
+    }
+
+    fn under_own_id(&self, mut leg: Outgoing) -> Outgoing {
         leg.headers.push((HeaderName::from_static(REQUEST_ID), self.request_id.clone()));
         leg
+    }
+
+    /// What prefill returned, with the transfer id.
+    fn named_kv(&self) -> Option<Bytes> {
+        self.returned.as_ref().map(|kv| with_transfer_id(kv, &self.transfer_id))
     }
 }
 
 impl Attempt for Pushed {
     fn prefill(&self, asked: &Asked) -> Outgoing {
+        if let Some((_, body)) = &self.again {
+            return self.under_own_id(body.clone().into());
+        }
         // Every sample registers with prefill under an id of its own, so prefill needs as many.
         let edits = Edits::new().set(KV, self.prefill.clone());
         self.leg(asked, self.shared.limits.apply_to_samples(edits, asked))
@@ -251,7 +262,7 @@ impl Attempt for Pushed {
         let found = returned.as_deref().and_then(Identity::read);
         let anew = self.shared.compare(&self.target, self.used.as_ref(), found);
         lock(&self.shared.overlapped).pop(&asked.id);
-        self.returned = returned.map(|kv| with_transfer_id(&kv, &self.transfer_id));
+        self.returned = returned;
         Ok(Accepted {
             kv: self.returned.is_some(),
             cached_tokens: Some(cached_tokens(asked.api, answer)),
@@ -260,13 +271,13 @@ impl Attempt for Pushed {
     }
 
     fn decode(&self, asked: &Asked) -> Outgoing {
-        let kv = self.returned.clone().unwrap_or(Bytes::from_static(b"null"));
+        let kv = self.named_kv().unwrap_or(Bytes::from_static(b"null"));
         self.leg(asked, Edits::new().set(KV, kv))
     }
 
     fn release(&self) -> Option<ReleaseRequest> {
-        if let Some(returned) = &self.returned {
-            return Some(release::by_refused_decode(returned));
+        if let Some(kv) = self.named_kv() {
+            return Some(release::by_refused_decode(&kv));
         }
         // Prefill failed, and a decode engine may wait for it with its blocks held.
         let ((api, body), early) = (self.again.as_ref()?, self.early.as_deref()?);
@@ -276,6 +287,12 @@ impl Attempt for Pushed {
         let (id, refusals) = (self.request_id.clone(), self.refusals.clone());
         Some(release::by_prefill_again(*api, body.clone(), id, early, refusals))
     }
+}
+
+/// The parameters of a prefill leg whose KV is kept for this transfer.
+fn keep_as(transfer_id: &str) -> Bytes {
+    let members = KEEP_FOR_REMOTE.strip_prefix(b"{").expect("the parameters are an object of ours");
+    [br#"{"transfer_id":""#, transfer_id.as_bytes(), br#"","#, members].concat().into()
 }
 
 /// The object `params` with the transfer id; what is no object stays as it is.

@@ -217,9 +217,8 @@ impl State {
         match &reply {
             Some(Reply::Refused(..)) => self.release_reason = ReleaseReason::DecodeFailed,
             Some(Reply::Whole(_, body)) => {
-                if let Some(mut observer) = self.observer.take() {
-                    observer.data(body.data());
-                    observer.end();
+                if let Some(observer) = self.observer.take() {
+                    observer.whole(body.data());
                 }
                 self.answered_whole();
             }
