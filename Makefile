@@ -25,10 +25,11 @@ test: ## all fast tests: Rust, and the harness and the demo on emulators
 	KVFERRY_PROFILE=debug python3 -m unittest discover --start-directory tests/harness --top-level-directory tests
 	KVFERRY_PROFILE=debug python3 -m unittest discover --start-directory tests/demo
 
-e2e: ## real vLLM engines behind the sidecar; about five minutes
-	@$(SETUP) vllm
+e2e: ## real vLLM engines behind the sidecar, and real transfers over every library found; about 15 minutes
+	@$(SETUP) vllm fabric
 	@$(BINARIES)
 	$(PYTHON) -m pytest tests/e2e -v
+	cargo test -p kvferry-ucx-sys -p kvferry-nixl-sys -p kvferry-transfer
 
 bench: ## the sidecar beside another proxy and no proxy, connectors beside each other; tables, JSON, plots in target/bench
 	@$(SETUP) peers

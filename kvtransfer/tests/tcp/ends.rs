@@ -102,8 +102,8 @@ fn a_peer_that_falls_silent_is_lost_after_all_that_was_under_way() {
 
 #[test]
 fn a_peer_with_nothing_due_may_be_silent() {
-    let (mut initiator, _owner, peer, _relay) = apart(Access::Read, Duration::from_millis(100));
-    std::thread::sleep(Duration::from_millis(800));
+    let (mut initiator, _owner, peer, _relay) = apart(Access::Read, Duration::from_secs(1));
+    std::thread::sleep(Duration::from_millis(2500));
     assert_eq!(initiator.others(), []);
     assert_eq!(initiator.run(read(peer, &[segment(0, 0, 8)])), Ok(()));
 }

@@ -256,8 +256,9 @@ async fn a_messages_prefill_that_ended_by_itself_has_decode_compute_the_prompt()
         let rig = Scripts::answering(said, &answer, &[]).await;
         let ask = Ask::post("/v1/messages", r#"{"max_tokens":9}"#).prefill(&rig.prefill.host_port());
         ask.send(rig.sidecar.address()).await.ok();
-        let last = rig.decode.requests().pop().unwrap();
-        assert_eq!(params(&last).is_null(), anew, "{reason}: {}", last.text());
+        // The leg that was cancelled may be read after the one that was answered.
+        let asked_anew = rig.decode.requests().iter().any(|request| params(request).is_null());
+        assert_eq!(asked_anew, anew, "{reason}");
         assert_eq!(rig.sidecar.end().await.handed_out, u64::from(!anew), "{reason}");
     }
 }
