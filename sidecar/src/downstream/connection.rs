@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -53,12 +53,13 @@ pub async fn serve(
         Connection { worker, rank, client, activity: Arc::clone(&watched.activity), late, drain, abort };
     let Some(tls) = connection.worker.settings.listener_tls.clone() else {
         let Some(framed) = connection.unless_over(speaks_http2(&stream)).await else { return };
-        return connection.speak(stream, framed).await;
+        // Boxed, here and below: a task keeps room for the largest of its branches, and most connections are plain HTTP/1.1.
+        return Box::pin(connection.speak(stream, framed)).await;
     };
-    match connection.unless_over(tls.accept(stream)).await {
+    match Box::pin(connection.unless_over(tls.accept(stream))).await {
         Some(Ok(stream)) => {
             let framed = Protocol::of(&stream) == Protocol::Http2;
-            connection.speak(stream, framed).await;
+            Box::pin(connection.speak(stream, framed)).await;
         }
         Some(Err(error)) => tracing::debug!(%client, %error, "TLS handshake failed"),
         None => {}
@@ -120,7 +121,8 @@ impl Connection {
                 .max_header_list_size(MAX_HEAD)
                 .max_concurrent_streams(MAX_STREAMS)
                 .adaptive_window(true);
-            drive(pin!(builder.serve_connection(TokioIo::new(io), service)), late, drain, abort).await;
+            let mut connection = Box::pin(builder.serve_connection(TokioIo::new(io), service));
+            drive(connection.as_mut(), late, drain, abort).await;
         } else {
             // The watchdog bounds how long heads take; the library's own timer would be set for every request and would
             // end idle connections much too early.
@@ -130,8 +132,9 @@ impl Connection {
                 .max_buf_size(MAX_HEAD as usize)
                 .max_header_size(MAX_HEAD as usize)
                 .max_headers(MAX_FIELDS);
-            let connection = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
-            drive(connection, late, drain, abort).await;
+            let mut connection =
+                Box::pin(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
+            drive(connection.as_mut(), late, drain, abort).await;
         }
     }
 }
