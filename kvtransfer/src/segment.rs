@@ -63,6 +63,21 @@ impl Segment {
     }
 }
 
+/// Spans in their order, each made one with the next where that goes on right behind it: what is named to a peer.
+pub(crate) fn joined(spans: impl Iterator<Item = Span>) -> Vec<Span> {
+    let mut joined: Vec<Span> = Vec::with_capacity(spans.size_hint().0);
+    for span in spans {
+        match joined.last_mut() {
+            Some(last) if last.at.region == span.at.region && last.end() == Some(span.at.offset) => {
+                // A sum that no length can be lies outside of every lease.
+                last.len = last.len.saturating_add(span.len);
+            }
+            _ => joined.push(span),
+        }
+    }
+    joined
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -283,22 +283,9 @@ impl Asked {
     }
 }
 
-/// Ranges with neighbours made one, in their order.
-pub(super) fn joined(spans: impl Iterator<Item = Span>) -> Vec<Span> {
-    let mut out: Vec<Span> = Vec::with_capacity(spans.size_hint().0);
-    for span in spans {
-        match out.last_mut() {
-            Some(last) if last.at.region == span.at.region && last.end() == Some(span.at.offset) => {
-                last.len += span.len;
-            }
-            _ => out.push(span),
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
+    use crate::segment::joined;
     use proptest::prelude::*;
 
     use super::*;

@@ -1,6 +1,6 @@
 //! From segments to operations: neighbours on both sides become one, and long ones are cut. Pure.
 
-use crate::segment::{Place, Segment, Span};
+use crate::segment::{self, Place, Segment, Span};
 
 /// One operation's bytes.
 pub(super) type Piece = Segment;
@@ -53,14 +53,7 @@ fn follows(span: Span, place: Place) -> bool {
 
 /// The ranges at the peer, neighbours in order made one, empty ones left out: what a lease is asked for.
 pub(super) fn joined(segments: &[Segment]) -> Vec<Span> {
-    let mut joined: Vec<Span> = Vec::new();
-    for span in segments.iter().map(Segment::there).filter(|span| span.len > 0) {
-        match joined.last_mut() {
-            Some(last) if follows(*last, span.at) => last.len = last.len.saturating_add(span.len),
-            _ => joined.push(span),
-        }
-    }
-    joined
+    segment::joined(segments.iter().map(Segment::there).filter(|span| span.len > 0))
 }
 
 #[cfg(test)]

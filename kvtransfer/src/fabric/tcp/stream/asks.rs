@@ -8,12 +8,12 @@ use super::super::limits::{UNSENT_LOW, WINDOW_CHUNKS};
 use super::super::memory::Ranges;
 use super::super::orders::Key;
 use super::super::state::{Chunk, Work};
-use super::super::wire::{self, Answer, Head, Kind, Violation, ask, joined};
+use super::super::wire::{self, Answer, Head, Kind, Violation, ask};
 use super::Context;
 use super::outbox::Outbox;
 use super::receive::{Arriving, Purpose, Sink};
 use crate::fabric::Direction;
-use crate::segment::Segment;
+use crate::segment::{Segment, joined};
 use crate::{Error, PeerId, Place, RegionId, TransferId};
 
 /// A chunk whose answer is due.
