@@ -58,7 +58,7 @@ pub struct Passthrough {
 pub async fn pass(
     worker: &Arc<Worker>,
     from: Passthrough,
-    mut record: Option<Record>,
+    mut record: Option<Box<Record>>,
 ) -> Response<AnswerBody> {
     let upgrading = asks_upgrade(&from.headers);
     let mut headers = from.headers;
@@ -69,7 +69,8 @@ pub async fn pass(
     if let Some(record) = &mut record {
         record.passes(&from.method, decoder, &mut headers);
     }
-    let repeatable = record.as_ref().is_some_and(Record::is_intercepted) || from.method.is_idempotent();
+    let repeatable =
+        record.as_ref().is_some_and(|record| record.is_intercepted()) || from.method.is_idempotent();
     let make = |headers: HeaderMap, body: LegBody| {
         let mut request = Request::new(body);
         *request.method_mut() = from.method.clone();
@@ -132,7 +133,7 @@ fn upgrade(
     worker: &Arc<Worker>,
     client: OnUpgrade,
     mut response: Response<Incoming>,
-    mut record: Option<Record>,
+    mut record: Option<Box<Record>>,
 ) -> Response<AnswerBody> {
     if let Some(record) = &mut record {
         record.answer_begins(StatusCode::SWITCHING_PROTOCOLS.as_u16(), false);

@@ -124,7 +124,7 @@ impl Record {
     pub const UNFINISHED: &'static str = "client_left";
 
     /// A request that arrived now.
-    pub fn new(worker: &Worker, api: Api, headers: &HeaderMap) -> Self {
+    pub fn new(worker: &Worker, api: Api, headers: &HeaderMap) -> Box<Self> {
         let settings = &worker.settings;
         let metrics = worker.metrics.clone();
         metrics.request(api.metric());
@@ -145,13 +145,13 @@ impl Record {
     }
 
     /// A request for the decode engine alone, whatever it is. `None`: nobody wants to know of it.
-    pub fn unread(worker: &Worker, method: &Method, path: &str, headers: &HeaderMap) -> Option<Self> {
+    pub fn unread(worker: &Worker, method: &Method, path: &str, headers: &HeaderMap) -> Option<Box<Self>> {
         let trace = worker.traces.is_on().then(|| worker.traces.request(headers, method, path))?;
         Some(Self::begin(worker, Instant::now(), nobody(), trace, false))
     }
 
     /// A request of our own that arrived now: nobody is told of it.
-    pub fn quiet(worker: &Worker, api: Api) -> Self {
+    pub fn quiet(worker: &Worker, api: Api) -> Box<Self> {
         let mut record = Self::begin(worker, Instant::now(), nobody(), RequestTrace::default(), false);
         record.appears(worker, api);
         record
@@ -162,8 +162,15 @@ impl Record {
         self.present = Some(worker.in_flight.enter(api, self.started, Place::Passthrough));
     }
 
-    fn begin(worker: &Worker, started: Instant, metrics: Metrics, trace: RequestTrace, log: bool) -> Self {
-        Self {
+    /// Boxed: it goes through every function that serves a request, each of which would keep room for it.
+    fn begin(
+        worker: &Worker,
+        started: Instant,
+        metrics: Metrics,
+        trace: RequestTrace,
+        log: bool,
+    ) -> Box<Self> {
+        Box::new(Self {
             api: None,
             started,
             metrics,
@@ -191,7 +198,7 @@ impl Record {
             cached_tokens: None,
             trace,
             present: None,
-        }
+        })
     }
 
     /// Whether the request is one that may be spread over several engines.

@@ -58,14 +58,14 @@ pub async fn serve(
         None => {
             let head = &arrived.head;
             let record = Record::unread(&worker, &head.method, head.uri.path(), &head.headers);
-            pass(&worker, arrived, record).await
+            Box::pin(pass(&worker, arrived, record)).await
         }
         Some(api) => {
             let mut record = Record::new(&worker, api, &arrived.head.headers);
             let mut turn = None;
             let response = match intercept(&worker, arrived, &routing, &mut record, &mut turn).await {
-                Ok(Next::Pass(arrived)) => pass(&worker, *arrived, Some(record)).await,
-                Ok(Next::PassRead(from)) => passthrough::pass(&worker, *from, Some(record)).await,
+                Ok(Next::Pass(arrived)) => Box::pin(pass(&worker, *arrived, Some(record))).await,
+                Ok(Next::PassRead(from)) => Box::pin(passthrough::pass(&worker, *from, Some(record))).await,
                 Ok(Next::Handoff(request)) => exchange::serve(worker, *request, record).await,
                 Err(error) => {
                     record.failed(&error);
@@ -225,7 +225,7 @@ fn computing(worker: &Worker, asked: Asked) -> (HeaderMap, Chunks) {
 }
 
 /// To the decode engine, unread.
-async fn pass(worker: &Arc<Worker>, arrived: Arrived, record: Option<Record>) -> Response<AnswerBody> {
+async fn pass(worker: &Arc<Worker>, arrived: Arrived, record: Option<Box<Record>>) -> Response<AnswerBody> {
     let Arrived { mut head, path_and_query, body, upgrade, interim, rank } = arrived;
     one_request_id(&mut head.headers);
     let (method, headers, body) = (head.method, head.headers, Payload::Client(body));

@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use kvferry_tls::Protocol;
+use kvferry_tls::{ListenerTls, Protocol};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -51,18 +51,16 @@ pub async fn serve(
     let late = watched.end();
     let connection =
         Connection { worker, rank, client, activity: Arc::clone(&watched.activity), late, drain, abort };
-    let Some(tls) = connection.worker.settings.listener_tls.clone() else {
-        let Some(framed) = connection.unless_over(speaks_http2(&stream)).await else { return };
-        // Boxed, here and below: a task keeps room for the largest of its branches, and most connections are plain HTTP/1.1.
-        return Box::pin(connection.speak(stream, framed)).await;
-    };
-    match Box::pin(connection.unless_over(tls.accept(stream))).await {
-        Some(Ok(stream)) => {
-            let framed = Protocol::of(&stream) == Protocol::Http2;
-            Box::pin(connection.speak(stream, framed)).await;
+    // Boxed, here and below: a task keeps room for the largest of its branches for as long as it lives, and what a
+    // connection begins with is the largest and over soon.
+    match connection.worker.settings.listener_tls.clone() {
+        None => {
+            let framed = Box::pin(connection.unless_over(speaks_http2(&stream))).await;
+            if let Some(framed) = framed {
+                Box::pin(connection.speak(stream, framed)).await;
+            }
         }
-        Some(Err(error)) => tracing::debug!(%client, %error, "TLS handshake failed"),
-        None => {}
+        Some(tls) => Box::pin(connection.speak_tls(tls, stream)).await,
     }
 }
 
@@ -85,6 +83,18 @@ impl Connection {
             done = work => Some(done),
             () = self.late.cancelled() => None,
             () = self.drain.cancelled() => None,
+        }
+    }
+
+    /// Speaks what the TLS handshake has agreed on.
+    async fn speak_tls(self, tls: ListenerTls, stream: TcpStream) {
+        match Box::pin(self.unless_over(tls.accept(stream))).await {
+            Some(Ok(stream)) => {
+                let framed = Protocol::of(&stream) == Protocol::Http2;
+                Box::pin(self.speak(stream, framed)).await;
+            }
+            Some(Err(error)) => tracing::debug!(client = %self.client, %error, "TLS handshake failed"),
+            None => {}
         }
     }
 

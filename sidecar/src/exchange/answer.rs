@@ -34,11 +34,12 @@ pub struct AnswerBody {
     watching: Option<Box<dyn Observer>>,
 }
 
+/// Each kind boxes what is large: the server keeps room for the largest with every connection.
 enum Kind {
     /// Known from the start.
-    Full { data: Option<Bytes>, trailers: Option<HeaderMap>, _record: Option<Record> },
+    Full { data: Option<Bytes>, trailers: Option<Box<HeaderMap>>, _record: Option<Box<Record>> },
     /// An engine's body, passed on unread.
-    Plain(Plain),
+    Plain(Box<Plain>),
     /// The decode engine's answer of a disaggregated request.
     Streamed(Box<Streamed>),
     /// Made here, event by event, as the client takes them.
@@ -104,13 +105,14 @@ impl AnswerBody {
         Self::of(Kind::Full { data: Some(data), trailers: None, _record: None })
     }
 
-    pub(super) fn whole(body: WholeBody, mut record: Record) -> Self {
+    pub(super) fn whole(body: WholeBody, mut record: Box<Record>) -> Self {
         record.sent(body.data.len());
-        Self::of(Kind::Full { data: Some(body.data), trailers: body.trailers, _record: Some(record) })
+        let trailers = body.trailers.map(Box::new);
+        Self::of(Kind::Full { data: Some(body.data), trailers, _record: Some(record) })
     }
 
     /// The answer of a leg's engine as it is. The connection is kept when it ended well.
-    pub async fn plain(mut sent: Sent, leg: Leg, mut record: Option<Record>) -> Response<Self> {
+    pub async fn plain(mut sent: Sent, leg: Leg, mut record: Option<Box<Record>>) -> Response<Self> {
         let mut held = Held::default();
         if let Err(error) = held.look(sent.response.body_mut()).await {
             let error = sent.broke(leg, &error);
@@ -129,7 +131,7 @@ impl AnswerBody {
         if plain.body.is_end_stream() {
             plain.end();
         }
-        Response::from_parts(head, Self::of(Kind::Plain(plain)))
+        Response::from_parts(head, Self::of(Kind::Plain(Box::new(plain))))
     }
 
     /// Events that are made here.
@@ -149,7 +151,7 @@ impl AnswerBody {
         if rewrite.is_some() || observer.is_some() {
             if is_gzip(headers) {
                 now_plain(headers);
-                inflater = Some(Inflater::new());
+                inflater = Some(Box::new(Inflater::new()));
             }
             headers.remove(CONTENT_LENGTH);
         }
@@ -191,7 +193,7 @@ pub(super) fn tells_error(data: &[u8]) -> bool {
 struct Plain {
     body: HeldBody,
     lease: Option<Lease>,
-    record: Option<Record>,
+    record: Option<Box<Record>>,
 }
 
 impl Plain {
@@ -241,7 +243,7 @@ struct Streamed {
     sse: bool,
     rewrite: Option<Rewrite>,
     observer: Option<Box<dyn Observer>>,
-    inflater: Option<Inflater>,
+    inflater: Option<Box<Inflater>>,
     /// When a limit passes: the whole request's, or how long the engine may send nothing.
     timer: Option<Pin<Box<Sleep>>>,
     /// A frame to send before the end: trailers behind what the rewriter held.
@@ -338,7 +340,7 @@ impl Streamed {
     }
 
     fn inflated(&mut self) -> std::io::Result<Option<Bytes>> {
-        self.inflater.as_mut().map_or(Ok(None), Inflater::step)
+        self.inflater.as_mut().map_or(Ok(None), |inflater| inflater.step())
     }
 
     /// What goes on of `data`, counted; `None` if nothing does yet.
@@ -440,7 +442,7 @@ impl Body for AnswerBody {
         let frame = match &mut this.kind {
             Kind::Full { data, trailers, .. } => {
                 let data = data.take().filter(|data| !data.is_empty()).map(Frame::data);
-                data.or_else(|| trailers.take().map(Frame::trailers)).map(Ok)
+                data.or_else(|| trailers.take().map(|trailers| Frame::trailers(*trailers))).map(Ok)
             }
             Kind::Plain(plain) => ready!(plain.poll(cx)),
             Kind::Streamed(streamed) => ready!(streamed.poll(cx)),

@@ -40,7 +40,11 @@ use run::{Reply, Run};
 
 /// Serves one request through prefill and decode, or decode alone where it has no prefill target. Dropping the future
 /// means that the client left: what runs is cancelled and KV is released in the background.
-pub async fn serve(worker: Arc<Worker>, request: LegRequest, mut record: Record) -> Response<AnswerBody> {
+pub async fn serve(
+    worker: Arc<Worker>,
+    request: LegRequest,
+    mut record: Box<Record>,
+) -> Response<AnswerBody> {
     let request = Arc::new(request);
     if request.targets.is_empty() {
         return answer(Run::alone(worker, request, None, record)).await;
@@ -82,7 +86,7 @@ async fn respond_with(mut run: Run, reply: Reply) -> Response<AnswerBody> {
             run.record().outcome = outcome;
             let leg = if outcome == "prefill_refused" { Leg::Prefill } else { Leg::Decode };
             // The run goes on in the background if KV is to be released; the answer need not wait for that.
-            AnswerBody::plain(sent, leg, Some(run.end())).await
+            Box::pin(AnswerBody::plain(sent, leg, Some(run.end()))).await
         }
         Reply::Whole(head, body) => {
             let body = body.corrected(run.usage_edit());
@@ -111,7 +115,8 @@ async fn respond_with(mut run: Run, reply: Reply) -> Response<AnswerBody> {
                 run.record().answer_begins(head.status.as_u16(), true);
                 return Response::from_parts(head, AnswerBody::made(growing.events(run)));
             }
-            match growing.whole(&mut run).await {
+            // Boxed: much larger than what any other answer waits for.
+            match Box::pin(growing.whole(&mut run)).await {
                 Ok(body) => whole(run, head, body, "ok"),
                 Err(Stopped::Refused(refusal)) => {
                     let (head, body) = *refusal;

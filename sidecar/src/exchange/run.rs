@@ -54,12 +54,12 @@ pub(super) struct Run {
     /// `None` only when taken by `end` or by the destructor.
     state: Option<Box<State>>,
     /// What is measured; `None` only when taken by `end`.
-    record: Option<Record>,
+    record: Option<Box<Record>>,
 }
 
 impl Run {
     /// Starts with the first attempt at a prefill. `request` has at least one target.
-    pub(super) fn start(worker: Arc<Worker>, request: Arc<LegRequest>, record: Record) -> Self {
+    pub(super) fn start(worker: Arc<Worker>, request: Arc<LegRequest>, record: Box<Record>) -> Self {
         let recovery = worker.settings.failover.recovery(request.targets.len(), worker.now());
         let (ledger, limits) = (worker.ledger.clone(), limits(&worker, &request));
         let (core, commands) = Handoff::start(ledger, limits, recovery, worker.now());
@@ -74,7 +74,7 @@ impl Run {
         worker: Arc<Worker>,
         request: Arc<LegRequest>,
         first: Option<First>,
-        record: Record,
+        record: Box<Record>,
     ) -> Self {
         let (ledger, limits) = (worker.ledger.clone(), limits(&worker, &request));
         let (core, commands) = Handoff::alone(ledger, limits, worker.now());
@@ -85,7 +85,7 @@ impl Run {
         worker: Arc<Worker>,
         request: Arc<LegRequest>,
         first: Option<First>,
-        mut record: Record,
+        mut record: Box<Record>,
         core: Handoff,
         commands: Commands,
     ) -> Self {
@@ -103,7 +103,7 @@ impl Run {
     pub(super) async fn reply(&mut self) -> Reply {
         let state = self.state.as_mut().expect("only a finished run has no state");
         loop {
-            if let Some(reply) = state.step(self.record.as_mut()).await {
+            if let Some(reply) = state.step(self.record.as_deref_mut()).await {
                 return reply;
             }
         }
@@ -111,7 +111,7 @@ impl Run {
 
     /// What is measured.
     pub(super) fn record(&mut self) -> &mut Record {
-        self.record.as_mut().expect("the record goes only when the run ends")
+        self.record.as_deref_mut().expect("the record goes only when the run ends")
     }
 
     /// Takes an event that the answer's body saw.
@@ -177,7 +177,7 @@ impl Run {
     }
 
     /// Hands out the record; what is left to do goes on in the background.
-    pub(super) fn end(mut self) -> Record {
+    pub(super) fn end(mut self) -> Box<Record> {
         self.leave();
         self.record.take().expect("a run ends once")
     }
@@ -189,7 +189,7 @@ impl Run {
         };
         let now = state.worker.now();
         let commands = state.core.handle(Event::ClientLeft, now);
-        drop(state.follow(commands, self.record.as_mut()));
+        drop(state.follow(commands, self.record.as_deref_mut()));
         state.finish_in_background();
     }
 }

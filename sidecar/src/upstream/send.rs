@@ -12,6 +12,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -180,11 +181,9 @@ where
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|error| Broken::Other(error.to_string()))?;
-    tokio::spawn(async move {
-        // Its errors reach whoever waits for the response or reads the body.
-        let _ = connection.with_upgrades().await;
-        drop(open);
-    });
+    // Its errors reach whoever waits for the response or reads the body. Not an async block: that would keep room for the
+    // connection twice, and there is a task for each stream.
+    tokio::spawn(connection.with_upgrades().map(move |_| drop(open)));
     Ok(sender)
 }
 

@@ -34,7 +34,7 @@ impl State {
                     Leg::Prefill => (self.from_prefill.take(), &self.target),
                     Leg::Decode => (self.from_decode.take(), &self.decoder),
                 };
-                match brought {
+                match brought.map(|brought| *brought) {
                     Some(Brought::Error(error)) => error,
                     _ => Error::LegBroken { leg, target: target.to_string(), how: Broken::Closed },
                 }
@@ -47,7 +47,7 @@ impl State {
             Cause::RequestTimeout(leg) => Error::RequestTimeout { leg, limit_ms: limit_ms(limits.request) },
             Cause::DecodeStalled => Error::DecodeStalled { limit_ms: limit_ms(limits.decode_stall) },
             Cause::Exhausted => Error::PrefillExhausted {
-                last: match self.from_prefill.take() {
+                last: match self.from_prefill.take().map(|brought| *brought) {
                     Some(Brought::Error(error)) => error.to_string(),
                     Some(Brought::Sent(sent)) => {
                         format!("prefill engine {} answered {}", self.target, sent.response.status())

@@ -65,7 +65,7 @@ impl State {
                         self.worker.settings.failover.answered(&self.target);
                         let again = after_refusal(sent.response.status());
                         self.worker.settings.connector.forget(&self.target);
-                        self.from_prefill = Some(Brought::Sent(sent));
+                        self.from_prefill = Some(Box::new(Brought::Sent(sent)));
                         Event::PrefillRefused(again)
                     }
                     PrefillEnd::Failed(error, again) => self.prefill_failed(error, again),
@@ -89,7 +89,7 @@ impl State {
                     self.worker.settings.connector.forget(&self.target);
                 }
                 let doubted = event != Event::DecodeStarted && self.doubts(&brought);
-                self.from_decode = Some(brought);
+                self.from_decode = Some(Box::new(brought));
                 if doubted {
                     self.doubted = Some(event);
                     return Event::Tick;
@@ -148,7 +148,7 @@ impl State {
         if error.is_unreachable() {
             self.worker.settings.failover.unreachable(&self.target, self.worker.now());
         }
-        self.from_prefill = Some(Brought::Error(error));
+        self.from_prefill = Some(Box::new(Brought::Error(error)));
         Event::PrefillFailed(again)
     }
 

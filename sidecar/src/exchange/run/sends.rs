@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use kvferry_handoff::{Decode, Event, Handoff, Target};
 use kvferry_metrics::{ReleaseReason, Retry};
 
@@ -52,8 +53,7 @@ impl State {
         }
         let (upstream, target) = (self.worker.legs.prefill.clone(), Arc::clone(&self.target));
         self.sent_at = Instant::now();
-        self.tasks
-            .run_prefill(async move { TaskEnd::Prefill(prefill(upstream, request, target, leg).await) });
+        self.tasks.run_prefill(prefill(upstream, request, target, leg).map(TaskEnd::Prefill));
     }
 
     /// Gives KV back. Returns the event that follows at once if the attempt knows of no way to.
@@ -63,9 +63,7 @@ impl State {
         let (id, authorization) = (self.id.clone(), self.authorization.clone());
         let engines = Engines { prefill: Arc::clone(&self.target), decode: Arc::clone(&self.decoder) };
         let legs = self.worker.legs.clone();
-        self.tasks.run_prefill(async move {
-            TaskEnd::Release(release(legs, engines, request, id, authorization).await)
-        });
+        self.tasks.run_prefill(release(legs, engines, request, id, authorization).map(TaskEnd::Release));
         None
     }
 
@@ -101,14 +99,12 @@ impl State {
             self.request = None;
         }
         if let Some(first) = self.first.take() {
-            let attempt = first::attempt(upstream, request, leg, first);
-            self.tasks.run_decode(async move { TaskEnd::Decode(attempt.await) });
+            self.tasks.run_decode(first::attempt(upstream, request, leg, first).map(TaskEnd::Decode));
             return None;
         }
         if let Some(first) = first_token {
             let event = first.event();
-            let leg = ahead::decode(upstream, request, leg, first);
-            self.tasks.run_decode(async move { TaskEnd::Decode(leg.await) });
+            self.tasks.run_decode(ahead::decode(upstream, request, leg, first).map(TaskEnd::Decode));
             return Some(event);
         }
         // Beside prefill all is set up for one leg, and embeddings are there for one.
@@ -117,9 +113,10 @@ impl State {
         let start = Start::of(request.asked.api, leg, chunk);
         self.tasks.run_decode(async move {
             TaskEnd::Decode(match start {
-                Ok(start) => start.send(upstream, request, usage).await,
+                // Boxed, like the next: most legs are neither, and the task keeps room for the largest.
+                Ok(start) => Box::pin(start.send(upstream, request, usage)).await,
                 Err(leg) if how == Decode::BesidePrefill => {
-                    decode_beside(upstream, request, leg, usage).await
+                    Box::pin(decode_beside(upstream, request, leg, usage)).await
                 }
                 Err(leg) => decode(upstream, request, leg, usage).await,
             })

@@ -46,9 +46,9 @@ pub(super) struct State {
     pub(super) observer: Option<Box<dyn Observer>>,
     /// How decode ended beside prefill, if that is believed only once prefill has answered.
     pub(super) doubted: Option<Event>,
-    /// What the legs brought for the client.
-    pub(super) from_prefill: Option<Brought>,
-    pub(super) from_decode: Option<Brought>,
+    /// What the legs brought for the client. Boxed: both are empty while an answer flows.
+    pub(super) from_prefill: Option<Box<Brought>>,
+    pub(super) from_decode: Option<Box<Brought>>,
     /// For releases: which request it was, the right to talk to the engine, and where it is.
     pub(super) id: Option<HeaderValue>,
     pub(super) authorization: Option<HeaderValue>,
