@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use kvferry_bench_transfer::cli::{PreflightArgs, TransferArgs};
 
-/// Benches of kvferry: what the proxy costs beside going to the engines directly.
+/// Benches of kvferry: what the proxy costs beside going to the engines directly, and how fast KV blocks move.
 #[derive(Debug, Parser)]
 #[command(name = "kvferry-bench", version)]
 pub struct Cli {
@@ -23,6 +24,10 @@ pub enum Command {
     Connectors(ConnectorsArgs),
     /// CPU cost of three HTTP clients, one of which the sidecar uses towards the engines.
     Client(ClientArgs),
+    /// How fast KV blocks move: every fabric beside its ceiling and beside other engines.
+    Transfer(Box<TransferArgs>),
+    /// Every pair of hosts that run `transfer --serve`, each way: a heat map, and which pairs to look at.
+    Preflight(PreflightArgs),
     /// The yardstick of the proxy bench: one bare loopback HTTP hop.
     Forwarder(ForwarderArgs),
 }

@@ -27,8 +27,8 @@ use crate::cli::ClientArgs;
 use crate::load::body;
 use crate::num::{float, float_len, median, ratio};
 use crate::procfs::{self, Machine};
+use crate::proxy::Ratio;
 use crate::proxy::process::{Process, http_client};
-use crate::proxy::ratios::Ratio;
 use crate::{Error, Result};
 
 /// Requests under way at any moment, the same as in the proxy bench's throughput cells.

@@ -8,13 +8,7 @@ pub mod client;
 pub mod connectors;
 pub mod forwarder;
 pub mod load;
-pub mod num;
-pub mod procfs;
 pub mod proxy;
-pub(crate) mod svg;
 
-/// What went wrong, in words that say what to do; the bench has nobody who would match on variants.
-pub type Error = Box<dyn std::error::Error + Send + Sync>;
-
-/// Everything fallible in the bench.
-pub type Result<T> = std::result::Result<T, Error>;
+pub use kvferry_bench_common::{Error, Result, num, procfs};
+pub(crate) use kvferry_bench_common::{stamp, svg};

@@ -26,6 +26,12 @@ fn run(cli: Cli) -> Result<()> {
             match cli.command {
                 Command::Proxy(arguments) => proxy::run(&arguments).await,
                 Command::Connectors(arguments) => connectors::run(&arguments).await,
+                Command::Transfer(arguments) => {
+                    aside(move || kvferry_bench_transfer::transfer(&arguments)).await
+                }
+                Command::Preflight(arguments) => {
+                    aside(move || kvferry_bench_transfer::preflight(&arguments)).await
+                }
                 Command::Client(arguments) => client::run(&arguments).await,
                 Command::Forwarder(arguments) => forwarder::run(&arguments).await,
             }
@@ -37,4 +43,19 @@ fn run(cli: Cli) -> Result<()> {
             _ = terminate.recv() => Err("asked to stop; the processes it had started are ended".into()),
         }
     })
+}
+
+/// Runs work that blocks on a thread of its own. When an interrupt drops it half-way, the processes it started end, and
+/// its thread with this process.
+async fn aside(work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
+    struct Children;
+    impl Drop for Children {
+        fn drop(&mut self) {
+            kvferry_bench_transfer::end_children();
+        }
+    }
+    let _children = Children;
+    let (done, ended) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || done.send(work()));
+    ended.await.map_err(|_| "the bench has panicked; its message stands above")?
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 
+use crate::fabric::tcp::TlsProblem;
 use crate::ids::{Epoch, PeerId, RegionId};
 use crate::lease::Refused;
 
@@ -26,6 +27,8 @@ pub enum Error {
     OutOfRegion(RegionId, u64),
     /// Segments of one transfer write to the same bytes.
     Overlap,
+    /// A lease has that token and has not been freed.
+    TokenInUse,
     /// The region is used by a transfer or a lease.
     RegionBusy(RegionId),
     /// No such peer is connected.
@@ -38,6 +41,8 @@ pub enum Error {
     StaleEpoch(Epoch, Epoch),
     /// The peer and this side do not prove to know the same secret: what is missing.
     Unauthenticated(&'static str),
+    /// The way to the peer cannot be encrypted as asked for.
+    Tls(TlsProblem),
     /// The side whose memory it is has refused.
     Refused(Refused),
     /// Bytes arrived that are not those that were sent.
@@ -71,12 +76,14 @@ impl Error {
             Self::UnknownRegion(_) => "unknown_region",
             Self::OutOfRegion(..) => "out_of_region",
             Self::Overlap => "overlap",
+            Self::TokenInUse => "token_in_use",
             Self::RegionBusy(_) => "region_busy",
             Self::UnknownPeer(_) => "unknown_peer",
             Self::Metadata(_) => "bad_metadata",
             Self::Version(..) => "protocol_version",
             Self::StaleEpoch(..) => "stale_epoch",
             Self::Unauthenticated(_) => "unauthenticated",
+            Self::Tls(problem) => problem.code(),
             Self::Refused(refused) => refused.code(),
             Self::Corrupt(..) => "corrupt",
             Self::Lost(_) => "peer_lost",
@@ -98,6 +105,7 @@ impl Error {
             Self::UnknownRegion(_)
             | Self::OutOfRegion(..)
             | Self::Overlap
+            | Self::TokenInUse
             | Self::RegionBusy(_)
             | Self::UnknownPeer(_)
             | Self::Refused(_)
@@ -108,6 +116,7 @@ impl Error {
             | Self::Version(..)
             | Self::StaleEpoch(..)
             | Self::Unauthenticated(_)
+            | Self::Tls(_)
             | Self::Corrupt(..)
             | Self::Lost(_) => Fault::Peer,
             Self::Full(_)
@@ -138,6 +147,9 @@ impl fmt::Display for Error {
                 write!(f, "a range reaches out of {region}, which has {len} bytes")
             }
             Self::Overlap => f.write_str("segments of one transfer write to the same bytes"),
+            Self::TokenInUse => {
+                f.write_str("a lease has that token and is not freed; draw another token for each lease")
+            }
             Self::RegionBusy(region) => {
                 write!(f, "{region} is used by a transfer or a lease; end those first")
             }
@@ -153,6 +165,7 @@ impl fmt::Display for Error {
                 write!(f, "the peer was started anew: epoch {found} instead of {expected}; connect again")
             }
             Self::Unauthenticated(what) => write!(f, "the peer is not authenticated: {what}"),
+            Self::Tls(problem) => problem.fmt(f),
             Self::Refused(refused) => write!(f, "refused by the owner of the memory: {refused}"),
             Self::Corrupt(region, offset) => {
                 write!(

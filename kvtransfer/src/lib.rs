@@ -17,5 +17,5 @@ mod segment;
 
 pub use error::{Error, Fault};
 pub use ids::{AgentName, Epoch, PeerId, RegionId, Token, TransferId};
-pub use lease::{Access, Lease, Leases, Refused};
+pub use lease::{Access, Lease, Leases, Refused, Use};
 pub use segment::{Place, Segment, Span};

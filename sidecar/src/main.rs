@@ -1,6 +1,7 @@
 //! The `kvferry-sidecar` process: command line in, exit code out.
 //!
 //! Exit codes: 0 after an orderly stop, 1 if it could not start or was told twice to stop, 2 for a wrong configuration.
+//! `doctor` as the first argument is another program, with exit codes of its own.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -17,6 +18,10 @@ use tracing::level_filters::LevelFilter;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
+    // The sidecar that is replaced takes flags only, so no flag of its can be meant by this word.
+    if std::env::args_os().nth(1).is_some_and(|first| first == "doctor") {
+        return kvferry_doctor::cli::main(std::env::args_os().skip(2));
+    }
     let parsed = kvferry_config::parse(std::env::args_os().skip(1), &assemble::known(), &World::of_process());
     let Parsed { options, warnings, print_config } = match parsed {
         Ok(parsed) => parsed,

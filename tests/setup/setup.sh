@@ -162,15 +162,15 @@ fabric() {
     echo "$want" >"$stamp"
 }
 
-# Debian 12 has UCX 1.13, older than any on PyPI. Unpacked, not installed: the RDMA packages that it would pull in make
-# every process end in a crash that loads NIXL's wheel, which brings its own copies of them.
+# Debian 12 has UCX 1.13, older than any on PyPI, and its ucx_perftest. Unpacked, not installed: the RDMA packages that it
+# would pull in make every process end in a crash that loads NIXL's wheel, which brings its own copies of them.
 ucx_of_the_distribution() {
     local scratch package
     command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || return
     scratch=$(mktemp -d)
     # A fresh image has no package lists; only root may fetch them.
     [ "$(id -u)" -ne 0 ] || apt-get update -qq || return
-    (cd "$scratch" && apt-get download -qq -o APT::Sandbox::User=root libucx0 libucx-dev) || return
+    (cd "$scratch" && apt-get download -qq -o APT::Sandbox::User=root libucx0 libucx-dev ucx-utils) || return
     for package in "$scratch"/*.deb; do
         dpkg-deb -x "$package" "$oldest_venv/distribution"
     done

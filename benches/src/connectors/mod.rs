@@ -25,8 +25,9 @@ use serde::Serialize;
 use crate::Result;
 use crate::cli::ConnectorsArgs;
 use crate::procfs::{self, Machine};
-use crate::proxy::ratios::Ratio;
-use crate::proxy::{busy, stamp, write};
+use crate::proxy::Ratio;
+use crate::proxy::{busy, write};
+use crate::stamp;
 
 use fleet::Fleet;
 use rounds::{Cost, Pair};

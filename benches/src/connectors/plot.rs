@@ -123,7 +123,7 @@ mod tests {
     use super::super::rounds::Cost;
     use super::super::sides::SIDES;
     use super::*;
-    use crate::svg::tests::well_formed;
+    use crate::svg::well_formed;
 
     fn lines(ratio: f64) -> Vec<Line> {
         let cost = Cost {

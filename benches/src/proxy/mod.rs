@@ -3,7 +3,6 @@
 //! Every cell goes round the sides several times and keeps medians, so that noise of the machine meets all of them. Wrong
 //! answers fail the run; missed goals do not, they are printed.
 
-mod axis;
 mod figures;
 pub(crate) mod fleet;
 pub(crate) mod measure;
@@ -13,7 +12,7 @@ pub mod process;
 pub mod ratios;
 mod report;
 mod sides;
-pub(crate) mod stamp;
+mod stamp;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,9 +23,9 @@ use serde::Serialize;
 
 pub use figures::{Figures, Percentiles, figures};
 pub use fleet::Fleet;
+pub use kvferry_bench_common::Ratio;
 pub use measure::{MemorySample, Sample};
 pub use plan::{Arrivals, Cell, Streaming};
-pub use ratios::Ratio;
 pub use sides::{Engines, Role, Side, job};
 
 use crate::Result;
@@ -65,7 +64,7 @@ struct Results<'a> {
 /// # Errors
 /// When a program cannot be started, or an answer was wrong or missing.
 pub async fn run(arguments: &ProxyArgs) -> Result<()> {
-    let date = stamp::now();
+    let date = crate::stamp::now();
     let logs = arguments.out.join("logs");
     fs::create_dir_all(&logs).map_err(|error| format!("--out {}: {error}", logs.display()))?;
     raise_open_files()?;

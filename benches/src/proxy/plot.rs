@@ -3,9 +3,10 @@
 
 use std::fmt::Write as _;
 
-use super::axis::{Axis, short};
 use super::figures::{Figures, Percentiles};
 use super::plan::{MANY_STREAMS, ONE_CONNECTION, OPEN_LOOP, SIZES, THROUGHPUT};
+use kvferry_bench_common::axis::{Axis, short};
+
 use crate::svg::{INFALLIBLE, escape, text};
 
 /// Sides in the order they are drawn, with names for readers and colours that stay apart for colour-blind ones.
@@ -216,7 +217,7 @@ fn legend(out: &mut String, sides: &[(String, String, &'static str)]) {
 mod tests {
     use super::super::figures::{figures, tests::sample};
     use super::*;
-    use crate::svg::tests::well_formed;
+    use crate::svg::well_formed;
 
     #[test]
     fn the_picture_is_well_formed_even_with_hostile_names_and_shows_every_side() {

@@ -3,33 +3,15 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
-
 use super::figures::Figures;
 use super::measure::MemorySample;
 use super::plan::{FRAMES, MANY_STREAMS, ONE_CONNECTION, THROUGHPUT};
+use kvferry_bench_common::Ratio;
+
 use crate::num::{float, ratio};
 
 /// The fewest requests of which a 99th percentile is told: ten of them lie beyond it.
 const TAIL_REQUESTS: u64 = 1000;
-
-/// One goal and how it stands.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Ratio {
-    /// What was measured.
-    pub value: f64,
-    /// What it must reach.
-    pub goal: f64,
-    /// Whether it must be at least the goal, else at most.
-    pub at_least: bool,
-}
-
-impl Ratio {
-    /// Whether the goal is reached.
-    pub fn passes(&self) -> bool {
-        if self.at_least { self.value >= self.goal } else { self.value <= self.goal }
-    }
-}
 
 /// All that the goals are made of.
 #[derive(Debug, Clone, Copy)]
@@ -216,13 +198,6 @@ mod tests {
         let (known, missing) = ratios(Measured { figures: &figures, memory: &[] });
         assert!(!known.contains_key("pd_rps_per_cpu_vs_vllm_router_1kb"));
         assert!(missing.contains(&"pd_rps_per_cpu_vs_vllm_router_1kb"));
-    }
-
-    #[test]
-    fn goals_are_met_from_the_right_side() {
-        let ratio = |value, at_least| Ratio { value, goal: 2.0, at_least };
-        assert!(ratio(2.0, true).passes() && ratio(2.0, false).passes());
-        assert!(!ratio(1.9, true).passes() && !ratio(2.1, false).passes());
     }
 
     #[test]

@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
+use super::Ratio;
 use super::figures::{Figures, Percentiles};
 use super::measure::{IDLE_STREAMS, MemorySample, Sample};
 use super::plan::{Arrivals, Cell};
-use super::ratios::Ratio;
 use crate::num::float;
 
 /// One cell: a line for each side.

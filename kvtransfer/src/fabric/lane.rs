@@ -11,6 +11,8 @@ pub enum Copying {
     Socket,
     /// Both processors and a library's own messages: correct, and several times slower.
     Emulated,
+    /// Whoever a library has chosen that does not say whom.
+    Untold,
 }
 
 /// A way to a peer.
@@ -36,6 +38,7 @@ impl fmt::Display for Lane {
             Copying::ZeroCopy => " (zero-copy)",
             Copying::Socket => " (socket)",
             Copying::Emulated => " (software emulation)",
+            Copying::Untold => " (whatever was chosen)",
         })?;
         if self.encrypted { f.write_str(", encrypted") } else { Ok(()) }
     }

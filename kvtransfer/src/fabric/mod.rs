@@ -7,6 +7,7 @@
 
 mod common;
 mod lane;
+pub mod nixl;
 pub mod shm;
 pub mod tcp;
 mod transfer;
@@ -107,7 +108,7 @@ pub trait Fabric: Send + Sync {
     /// Allows peers to reach bytes of this side.
     ///
     /// # Errors
-    /// [`Error::Full`], or [`Error::UnknownRegion`], [`Error::OutOfRegion`]; [`Error::RegionBusy`] never.
+    /// [`Error::TokenInUse`], [`Error::Full`], or [`Error::UnknownRegion`], [`Error::OutOfRegion`].
     fn grant(&self, lease: Lease) -> Result<(), Error>;
 
     /// Ends a lease. [`Event::Freed`] says when its bytes are touched no more (at once, if nothing uses them).

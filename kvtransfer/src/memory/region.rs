@@ -7,6 +7,7 @@ use std::fmt;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
+use super::cuda::CudaMemory;
 use super::{Arena, Kind};
 
 /// What keeps a region's memory where it is: dropped with the region's last clone.
@@ -57,14 +58,25 @@ impl Region {
         if offset.checked_add(len)? > self.len {
             return None;
         }
-        let offset = usize::try_from(offset).ok()?;
-        // SAFETY: the sum lies within the region (checked above), which `foreign`'s caller vouches for.
-        Some(unsafe { self.base.add(offset) })
+        // Device memory is no allocation that Rust knows of, so this is plain arithmetic: it cannot wrap, since the sum lies
+        // within the region.
+        NonNull::new(self.base.as_ptr().wrapping_add(usize::try_from(offset).ok()?))
     }
 
     /// The arena that this is the whole of, if it is one: other processes can map it.
     pub fn arena(&self) -> Option<&Arena> {
         self.keep.downcast_ref::<Arena>()
+    }
+
+    /// The device memory that this is, if it is of [`Kind::Cuda`] and was allocated, adopted or imported here.
+    pub fn cuda(&self) -> Option<&CudaMemory> {
+        self.keep.downcast_ref::<CudaMemory>()
+    }
+
+    /// What keeps it.
+    #[cfg(test)]
+    pub(crate) fn keep(&self) -> &Keep {
+        &self.keep
     }
 
     /// Copies bytes out. `false`, and nothing is copied, if they do not lie in the region or it is not host memory.
@@ -94,5 +106,63 @@ impl Region {
 impl fmt::Debug for Region {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Region({} bytes of {} memory at {:p})", self.len, self.kind, self.base)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Device;
+
+    /// Some bytes, freed when dropped.
+    struct Bytes(NonNull<[u8]>);
+
+    // SAFETY: it is the only owner of plain bytes.
+    unsafe impl Send for Bytes {}
+    // SAFETY: as above.
+    unsafe impl Sync for Bytes {}
+
+    impl Drop for Bytes {
+        fn drop(&mut self) {
+            // SAFETY: they were leaked in `region`, and nobody else frees them.
+            drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+        }
+    }
+
+    /// Plain memory, so that miri can look at it.
+    fn region(kind: Kind, len: usize) -> Region {
+        let bytes = NonNull::from(Box::leak(vec![0; len].into_boxed_slice()));
+        // SAFETY: the bytes live until the keep is dropped, and nobody has references to them.
+        unsafe { Region::foreign(bytes.cast(), len as u64, kind, Arc::new(Bytes(bytes))) }
+    }
+
+    #[test]
+    fn addresses_are_given_within_the_region_and_nowhere_else() {
+        let region = region(Kind::Host, 100);
+        assert_eq!(region.address(100, 0).unwrap().addr().get() - region.base.addr().get(), 100);
+        assert!(region.address(99, 1).is_some() && region.address(0, 100).is_some());
+        for (offset, len) in [(100, 1), (0, 101), (u64::MAX, 1), (1, u64::MAX), (u64::MAX, u64::MAX)] {
+            assert_eq!(region.address(offset, len), None);
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_clones_name_the_same_bytes() {
+        let region = region(Kind::Host, 64);
+        let clone = region.clone();
+        assert!(region.write_at(60, b"kv"));
+        drop(region);
+        let mut read = [0; 3];
+        assert!(clone.read_at(59, &mut read));
+        assert_eq!(&read, b"\0kv");
+        assert!(!clone.write_at(63, b"kv") && !clone.read_at(62, &mut [0; 3]));
+    }
+
+    #[test]
+    fn bytes_of_a_device_are_not_touched_by_the_host() {
+        let region = region(Kind::Cuda(Device(0)), 64);
+        assert!(!region.read_at(0, &mut [0]) && !region.write_at(0, &[1]));
+        assert!(region.address(0, 64).is_some(), "but named");
+        assert!(region.cuda().is_none() && region.arena().is_none());
     }
 }

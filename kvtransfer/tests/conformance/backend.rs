@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use kvferry_transfer::fabric::Fabric;
+use kvferry_transfer::fabric::nixl::{NixlFabric, NixlOptions};
 use kvferry_transfer::fabric::shm::{Listen, Options, Shm};
-use kvferry_transfer::fabric::tcp::{TcpFabric, TcpOptions};
+use kvferry_transfer::fabric::tcp::{TcpFabric, TcpOptions, Tls};
 use kvferry_transfer::fabric::ucx::{UcxFabric, UcxOptions};
 use kvferry_transfer::{AgentName, Epoch, Error};
 use kvferry_ucx_sys::{Candidate, candidates, candidates_in, open_any};
 
-use crate::random;
+use crate::{random, tls};
 
 /// What a process opens.
 pub struct Setup {
@@ -59,6 +60,16 @@ pub const ALL: &[Backend] = &[
         frail: None,
         missing: nothing,
     },
+    Backend {
+        name: "tcp+tls",
+        open: tcp_tls,
+        place: Some(port),
+        version_at: 4,
+        lanes: &["tcp"],
+        kept: none,
+        frail: None,
+        missing: nothing,
+    },
     // Before 1.20, UCX has no other lane to another process of the same machine that can tell its death.
     Backend {
         name: "ucx",
@@ -80,6 +91,16 @@ pub const ALL: &[Backend] = &[
         frail: Some("UCX may end the process when a peer dies that reads by UCX's messages"),
         missing: no_ucx,
     },
+    Backend {
+        name: "nixl",
+        open: nixl,
+        place: Some(port),
+        version_at: 4,
+        lanes: &["nixl/UCX"],
+        kept: of_ucx,
+        frail: None,
+        missing: no_nixl,
+    },
 ];
 
 fn shm(setup: Setup) -> Result<Box<dyn Fabric>, Error> {
@@ -96,9 +117,17 @@ fn path() -> String {
 }
 
 fn tcp(setup: Setup) -> Result<Box<dyn Fabric>, Error> {
+    open_tcp(setup, None)
+}
+
+fn tcp_tls(setup: Setup) -> Result<Box<dyn Fabric>, Error> {
+    open_tcp(setup, Some(tls::tls()))
+}
+
+fn open_tcp(setup: Setup, tls: Option<Tls>) -> Result<Box<dyn Fabric>, Error> {
     let place = setup.place.unwrap_or_else(|| "127.0.0.1:0".into());
     let options = TcpOptions::new(setup.name, setup.epoch, place.parse().expect("an address"));
-    Ok(Box::new(TcpFabric::open(options)?))
+    Ok(Box::new(TcpFabric::open(TcpOptions { tls, ..options })?))
 }
 
 fn none(_deaths: usize) -> usize {
@@ -143,6 +172,30 @@ fn ucx_library() -> Option<PathBuf> {
 
 fn no_ucx() -> Option<String> {
     open_any(&candidates(ucx_library().as_deref())).err().map(|missing| missing.to_string())
+}
+
+fn nixl(setup: Setup) -> Result<Box<dyn Fabric>, Error> {
+    let place = setup.place.unwrap_or_else(|| "127.0.0.1:0".into());
+    let mut options = NixlOptions::new(setup.name, setup.epoch, place.parse().expect("an address"));
+    options.library = nixl_library();
+    Ok(Box::new(NixlFabric::open(options)?))
+}
+
+/// What `KVFERRY_NIXL_LIBRARY` names, or else the newest that the checkout's environment has.
+fn nixl_library() -> Option<PathBuf> {
+    let named = std::env::var_os("KVFERRY_NIXL_LIBRARY").map(PathBuf::from);
+    let installed = || kvferry_nixl_sys::candidates_in(&kvferry_ffi_testing::python_folders()).into_iter();
+    named.or_else(|| {
+        installed().find_map(|found| match found {
+            Candidate::File(file) => Some(file),
+            Candidate::Name(_) => None,
+        })
+    })
+}
+
+fn no_nixl() -> Option<String> {
+    let candidates = kvferry_nixl_sys::candidates(nixl_library().as_deref());
+    kvferry_nixl_sys::open_any(&candidates).err().map(|missing| missing.to_string())
 }
 
 fn port() -> String {

@@ -15,6 +15,7 @@ mod peer;
 mod random;
 mod runner;
 mod side;
+mod tls;
 
 fn main() -> std::process::ExitCode {
     if std::env::var_os(side::PEER).is_some() {

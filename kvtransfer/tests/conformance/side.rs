@@ -14,8 +14,9 @@ use nix::unistd::Pid;
 use crate::backend::Backend;
 use crate::command::{Answer, Ask, Command, Footprint, Seen};
 use crate::pattern::Blocks;
+use crate::tls;
 
-/// Set for the suite's processes.
+/// Set for the suite's processes, to their credentials.
 pub const PEER: &str = "KVFERRY_CONFORMANCE_PEER";
 
 /// How long a process may take for a command, or an event may take to come: for what never ends, on whatever machine.
@@ -64,7 +65,7 @@ impl Side {
     pub fn at(backend: &'static Backend, name: &str, epoch: u64, place: Option<String>) -> Self {
         // By this name, it is there even when a build has replaced it meanwhile.
         let mut child = Process::new("/proc/self/exe")
-            .env(PEER, "1")
+            .env(PEER, tls::credentials())
             // UCX would write its warnings between our lines.
             .env("UCX_LOG_FILE", "/dev/stderr")
             .stdin(Stdio::piped())

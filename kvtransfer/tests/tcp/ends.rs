@@ -80,6 +80,28 @@ fn a_deadline_ends_a_read_from_a_peer_that_does_not_answer() {
 }
 
 #[test]
+fn a_deadline_ends_a_read_in_the_middle_of_a_chunk_and_the_rest_of_it_goes_nowhere() {
+    for checksum in [false, true] {
+        let (mut initiator, owner, peer, relay) = apart(Access::Read, LONG);
+        owner.fill(1);
+        let begun = initiator.bytes(0, LEN);
+        relay.freeze_after(Way::ToInitiator, 700_000);
+        let deadline = Some(Instant::now() + Duration::from_millis(300));
+        let late = Request { deadline, checksum, ..read(peer, &[segment(0, 0, LEN)]) };
+        assert_eq!(initiator.run(late), Err(Error::Deadline));
+        let after = initiator.bytes(0, LEN);
+        assert!(after != begun, "some of it had come");
+        relay.thaw(Way::ToInitiator);
+        assert_eq!(
+            initiator.run(read(peer, &[segment(0, 0, 0)])),
+            Ok(()),
+            "the connection is as good as before"
+        );
+        assert!(initiator.bytes(0, LEN) == after, "bytes came after the deadline");
+    }
+}
+
+#[test]
 fn a_peer_that_falls_silent_is_lost_after_all_that_was_under_way() {
     for (access, way) in [(Access::Read, Way::ToInitiator), (Access::Write, Way::ToOwner)] {
         let (mut initiator, _owner, peer, relay) = apart(access, Duration::from_millis(500));

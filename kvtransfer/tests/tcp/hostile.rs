@@ -37,9 +37,9 @@ fn garbage_on_the_port_is_turned_away_and_others_are_served() {
         assert!(is_turned_away(&mut say(address, garbage)));
     }
     // A hello without an end, one of another length than announced, and a connection that says nothing.
-    let _open = [say(address, b"kvferry\n\x01\x00\x20\x00abc"), say(address, b"kvf"), say(address, b"")];
-    assert!(is_turned_away(&mut say(address, b"kvferry\n\x01\x00\x03\x00abc")));
-    assert!(is_turned_away(&mut say(address, b"kvferry\n\x01\x00\xff\xff")));
+    let _open = [say(address, b"kvferry\n\x02\x00\x20\x00abc"), say(address, b"kvf"), say(address, b"")];
+    assert!(is_turned_away(&mut say(address, b"kvferry\n\x02\x00\x03\x00abc")));
+    assert!(is_turned_away(&mut say(address, b"kvferry\n\x02\x00\xff\xff")));
     let peer = initiator.meet(&owner);
     assert_eq!(initiator.run(read(peer, &[segment(0, 0, LEN)])), Ok(()));
 }
@@ -50,7 +50,7 @@ fn an_initiator_of_another_version_is_told_ours() {
     let mut stream = say(owner.fabric.listening()[0], b"kvferry\n\x09\x00\x04\x00what");
     let mut answer = [0; 10];
     stream.read_exact(&mut answer).unwrap();
-    assert_eq!(&answer, b"kvferry\n\x01\x00");
+    assert_eq!(&answer, b"kvferry\n\x02\x00");
 }
 
 #[test]

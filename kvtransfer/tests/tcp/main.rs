@@ -8,3 +8,4 @@ mod leases;
 mod moves;
 mod peers;
 mod support;
+mod tls;

@@ -1,5 +1,5 @@
 //! The queue that events wait in until they are polled. It keeps two promises: its descriptor is readable exactly while
-//! there are events, and peers cannot fill this process' memory with messages that nobody polls.
+//! there are events and nobody is at them, and peers cannot fill this process' memory with messages that nobody polls.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -21,8 +21,20 @@ const MESSAGE_OVERHEAD: usize = 64;
 #[derive(Debug)]
 pub(crate) struct EventQueue {
     state: Mutex<State>,
-    /// Written when the first event comes, read when the last goes; both while `state` is held, so the two never differ.
+    /// Readable while `state.raised`; both change while `state` is held, so the two never differ.
     wake: EventFd,
+}
+
+/// Somebody is polling and takes what comes meanwhile: nobody needs to be woken for it.
+#[derive(Debug)]
+pub(crate) struct Attended<'a>(&'a EventQueue);
+
+impl Drop for Attended<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.attended -= 1;
+        self.0.raise(&mut state);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -32,6 +44,9 @@ struct State {
     messages: usize,
     /// Transfers whose end waits here.
     ends: usize,
+    /// How many are polling.
+    attended: usize,
+    raised: bool,
 }
 
 /// What polling took.
@@ -63,7 +78,17 @@ impl EventQueue {
             Event::Connected(..) | Event::Lost(..) | Event::Freed(_) => {}
         }
         state.events.push_back(event);
-        if state.events.len() == 1 {
+        self.raise(&mut state);
+    }
+
+    /// Lets the descriptor be, for as long as the answer is kept; whoever has it drains the queue.
+    pub(crate) fn attend(&self) -> Attended<'_> {
+        self.state().attended += 1;
+        Attended(self)
+    }
+
+    fn raise(&self, state: &mut State) {
+        if state.attended == 0 && !state.events.is_empty() && !std::mem::replace(&mut state.raised, true) {
             let written = self.wake.write(1);
             debug_assert!(written.is_ok(), "a counter at 0 takes 1: {written:?}");
         }
@@ -76,8 +101,10 @@ impl EventQueue {
         if drained.count > 0 {
             into.extend(state.events.drain(..));
             (state.messages, state.ends) = (0, 0);
+        }
+        if std::mem::replace(&mut state.raised, false) {
             let read = self.wake.read();
-            debug_assert!(read.is_ok(), "the counter is 1 while there are events: {read:?}");
+            debug_assert!(read.is_ok(), "the counter is 1 while it is raised: {read:?}");
         }
         drained
     }
@@ -133,6 +160,24 @@ mod tests {
         }
         assert_eq!(queue.drain(&mut events).count, 0);
         assert_eq!(events.len(), 1 + 2 + 3);
+    }
+
+    #[test]
+    fn what_comes_while_somebody_polls_wakes_nobody_unless_it_is_left() {
+        let (queue, mut events) = (EventQueue::new().unwrap(), Vec::new());
+        let (first, second) = (queue.attend(), queue.attend());
+        queue.push(Event::Done(TransferId(0)));
+        drop(first);
+        assert!(!readable(&queue), "the second is still at it");
+        assert_eq!(queue.drain(&mut events).count, 1);
+        drop(second);
+        assert!(!readable(&queue));
+        let third = queue.attend();
+        queue.push(Event::Done(TransferId(1)));
+        drop(third);
+        assert!(readable(&queue), "it was left");
+        assert_eq!(queue.drain(&mut events).count, 1);
+        assert!(!readable(&queue));
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub(super) enum From {
     Mapped(NonNull<u8>),
     /// From that address of the peer's process.
     Process(u64),
+    /// From a device's memory: the job's source of that number, `offset` bytes on.
+    Device { source: u32, offset: u64 },
 }
 
 /// Bytes that the kernel copies at a time, to be compared.
@@ -69,6 +71,7 @@ impl Batch {
                 self.to.push(libc::iovec { iov_base: to.as_ptr().cast(), iov_len: count });
                 self.from.push(remote(from + offset, count));
             }
+            (From::Device { .. }, _) => unreachable!("a device has an end of it, so `Moves` copies it"),
             (From::Process(from), true) => {
                 let mut scratch = vec![0u8; SCRATCH.min(count)];
                 for start in (0..count).step_by(SCRATCH) {
@@ -114,7 +117,7 @@ fn remote(address: u64, len: usize) -> libc::iovec {
 
 /// # Safety
 /// `len` bytes must be mapped at both.
-unsafe fn first_difference(one: NonNull<u8>, other: NonNull<u8>, len: usize) -> Option<usize> {
+pub(super) unsafe fn first_difference(one: NonNull<u8>, other: NonNull<u8>, len: usize) -> Option<usize> {
     // SAFETY: the caller vouches for both.
     let order = unsafe { libc::memcmp(one.as_ptr().cast(), other.as_ptr().cast(), len) };
     if order == 0 {

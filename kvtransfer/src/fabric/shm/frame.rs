@@ -5,6 +5,7 @@ use crate::error::Error;
 use crate::fabric::Limits;
 use crate::fabric::common::{Identity, Reader, Writer};
 use crate::lease::Refused;
+use crate::memory::cuda::Export;
 use crate::segment::{Place, Segment, Span};
 use crate::{Epoch, RegionId, Token};
 
@@ -42,6 +43,8 @@ pub(super) enum Frame<'a> {
     File { region: RegionId },
     /// Where a region without a file lies in the sender's memory.
     Memory { region: RegionId, base: u64, len: u64 },
+    /// What names a region on a device. A file comes along, to be held while it is mapped.
+    Device { region: RegionId, export: Export },
     /// The sender has let a region go.
     Forget(RegionId),
     /// May I take these bytes of yours? The first part of `count` ranges.
@@ -204,6 +207,7 @@ mod kind {
     pub(super) const NO: u8 = 14;
     pub(super) const CANCEL: u8 = 15;
     pub(super) const NOTIFY: u8 = 16;
+    pub(super) const DEVICE: u8 = 17;
 }
 
 /// Appends frames to some bytes.
@@ -243,6 +247,12 @@ pub(super) trait Put {
             out.put_u32(region.0);
             out.put_u64(base);
             out.put_u64(len);
+        });
+    }
+    fn device(&mut self, region: RegionId, export: &Export) {
+        self.frame(kind::DEVICE, |out| {
+            out.put_u32(region.0);
+            out.put(&export.to_bytes());
         });
     }
     fn forget(&mut self, region: RegionId) {
@@ -413,6 +423,9 @@ fn read_frame<'a>(kind: u8, from: &mut Reader<'a>) -> Option<Frame<'a>> {
         }
         kind::FILE => Frame::File { region: RegionId(from.u32()?) },
         kind::MEMORY => Frame::Memory { region: RegionId(from.u32()?), base: from.u64()?, len: from.u64()? },
+        kind::DEVICE => {
+            Frame::Device { region: RegionId(from.u32()?), export: Export::from_bytes(from.rest()).ok()? }
+        }
         kind::FORGET => Frame::Forget(RegionId(from.u32()?)),
         kind::READ => {
             let (id, token, count) = (from.u64()?, Token(from.array()?), read_count(from)?);
@@ -485,6 +498,9 @@ mod tests {
             Box::new(|out| out.no(1, &Reason::Corrupt(RegionId(1), 5))),
             Box::new(|out| out.cancel(1)),
             Box::new(|out| out.notify(b"hello")),
+            Box::new(|out| {
+                out.device(RegionId(4), &Export { uuid: [1; 16], offset: 2, len: 3, handle: [4; 64] });
+            }),
         ];
         frames
             .iter()
@@ -534,7 +550,7 @@ mod tests {
     fn a_frame_of_any_bytes_is_read_or_a_violation_and_never_a_panic() {
         let mut state = 1u64;
         for round in 0..20_000 {
-            let mut bytes = all()[round % 17].clone();
+            let mut bytes = all()[round % 18].clone();
             for _ in 0..3 {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 let at = 4 + (state >> 33) as usize % (bytes.len() - 4);

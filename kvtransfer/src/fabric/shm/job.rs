@@ -3,14 +3,16 @@
 
 #![expect(unsafe_code, reason = "addresses that are vouched for here, and used in `copy`")]
 
+use std::collections::HashMap;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::copy::{Batch, From};
+use super::device::{self, Moves};
 use super::source::Source;
 use crate::memory::Region;
-use crate::{Error, PeerId, Place, TransferId};
+use crate::{Error, PeerId, Place, RegionId, TransferId};
 
 /// Bytes of a slice: some 100 µs of copying, which is how long a small transfer waits for a large one, and how long a
 /// revoked lease is still touched.
@@ -49,6 +51,14 @@ pub(super) enum Purpose {
 pub(super) struct Keep {
     pub(super) sources: Vec<Arc<Source>>,
     pub(super) regions: Vec<Region>,
+    /// Those of `regions` that are on a device.
+    pub(super) devices: HashMap<RegionId, Region>,
+}
+
+impl Keep {
+    fn has_devices(&self) -> bool {
+        !self.devices.is_empty() || self.sources.iter().any(|source| matches!(**source, Source::Device(_)))
+    }
 }
 
 /// How it ended.
@@ -70,13 +80,14 @@ pub(super) struct Job {
     compare: bool,
     /// The peer's process, for pieces that the kernel copies.
     pid: i32,
-    _keep: Keep,
+    /// Whether a device has an end of some piece.
+    devices: bool,
     stop: AtomicBool,
     state: Mutex<State>,
 }
 
-// SAFETY: pieces are addresses and counts. The bytes they name are only copied through raw pointers (`copy`), and `_keep`
-// holds what keeps them mapped.
+// SAFETY: pieces are addresses and counts. The bytes they name are only copied through raw pointers (`copy`), and `keep`
+// holds what keeps them mapped until nothing is copied any more.
 unsafe impl Send for Job {}
 // SAFETY: as above.
 unsafe impl Sync for Job {}
@@ -88,6 +99,8 @@ struct State {
     /// The first piece that this part has not given out wholly, and how many bytes of it are given out.
     piece: usize,
     offset: u64,
+    /// `None` once it has ended, so that nothing stays mapped for whoever still looks at how it ended.
+    keep: Option<Arc<Keep>>,
     /// Slices given out and not done.
     running: u32,
     ended: bool,
@@ -144,8 +157,10 @@ impl Job {
     ) -> Self {
         let bytes = pieces.iter().map(|piece| piece.len).sum();
         let compare = compare && !pieces.is_empty();
-        let (stop, state) = (AtomicBool::new(false), Mutex::default());
-        Self { purpose, pieces, bytes, compare, pid, _keep: keep, stop, state }
+        let devices = keep.has_devices();
+        let state = State { keep: Some(Arc::new(keep)), ..State::default() };
+        let (stop, state) = (AtomicBool::new(false), Mutex::new(state));
+        Self { purpose, pieces, bytes, compare, pid, devices, stop, state }
     }
 
     /// Ranges.
@@ -155,7 +170,7 @@ impl Job {
 
     /// Whether waking a thread for it would take longer than to copy it.
     pub(super) fn is_small(&self) -> bool {
-        self.bytes <= SMALL && self.pieces.len() <= SMALL_PIECES
+        self.bytes <= SMALL && self.pieces.len() <= SMALL_PIECES && !self.devices
     }
 
     /// Begins no further slice.
@@ -170,7 +185,8 @@ impl Job {
             return Turn::Nothing;
         }
         if self.is_over(&state) {
-            state.ended = state.running == 0;
+            let idle = state.running == 0;
+            state.end_if(idle);
             return if state.ended { Turn::Ended } else { Turn::Nothing };
         }
         if self.part_is_out(&state) {
@@ -183,9 +199,10 @@ impl Job {
             bytes: 0,
             comparing: state.comparing,
         };
-        while slice.bytes < SLICE && slice.pieces < SLICE_PIECES && !self.part_is_out(&state) {
+        let most = if self.devices { device::SLICE } else { SLICE };
+        while slice.bytes < most && slice.pieces < SLICE_PIECES && !self.part_is_out(&state) {
             let left = self.pieces[state.piece].len - state.offset;
-            let taken = left.min(SLICE - slice.bytes);
+            let taken = left.min(most - slice.bytes);
             slice.bytes += taken;
             slice.pieces += 1;
             state.offset += taken;
@@ -208,7 +225,7 @@ impl Job {
         if state.running > 0 {
             After::Nothing
         } else if self.is_over(&state) {
-            state.ended = true;
+            state.end_if(true);
             After::Ended
         } else if self.part_is_out(&state) {
             After::Again
@@ -231,17 +248,25 @@ impl Job {
     }
 
     fn try_copy(&self, slice: Slice) -> Result<(), Error> {
+        let keep = self.state().keep.clone().expect("a job ends after its last slice");
         let mut batch = Batch::new(self.pid, slice.comparing);
+        let mut moves = self.devices.then(|| Moves::new(&keep, slice.comparing));
         let (mut offset, mut left) = (slice.offset, slice.bytes);
         for piece in &self.pieces[slice.piece..slice.piece + slice.pieces] {
             let len = (piece.len - offset).min(left);
-            // SAFETY: `take` gives out each byte of each piece once in each part, so nobody else writes this one. Pieces are
+            // `take` gives out each byte of each piece once in each part, so nobody else writes this one. Pieces are
             // in bounds and stay mapped: `new`'s caller vouches for that.
-            unsafe { batch.add(piece, offset, len) }?;
+            match moves.as_mut().filter(|moves| moves.has(piece)) {
+                // SAFETY: as above, and `keep` is what `new` was given.
+                Some(moves) => unsafe { moves.add(piece, offset, len) },
+                // SAFETY: as above.
+                None => unsafe { batch.add(piece, offset, len) },
+            }?;
             left -= len;
             offset = 0;
         }
-        batch.finish()
+        batch.finish()?;
+        moves.map_or(Ok(()), Moves::finish)
     }
 
     /// How it ended: to be asked once it has.
@@ -260,6 +285,12 @@ impl Job {
 }
 
 impl State {
+    /// Lets go of what it kept, if it is the end.
+    fn end_if(&mut self, ended: bool) {
+        self.ended = ended;
+        self.keep.take_if(|_| ended);
+    }
+
     fn begin_comparing(&mut self) {
         (self.comparing, self.piece, self.offset) = (true, 0, 0);
     }
@@ -297,7 +328,8 @@ mod tests {
                 let from = From::Mapped(self.from.address(at, len).unwrap());
                 Piece { from, to: self.to.address(at, len).unwrap(), name, len }
             });
-            let keep = Keep { sources: vec![], regions: vec![self.from.clone(), self.to.clone()] };
+            let regions = vec![self.from.clone(), self.to.clone()];
+            let keep = Keep { regions, ..Keep::default() };
             // SAFETY: the regions have given these addresses, and destinations follow one another.
             unsafe { Job::new(Purpose::Read(TransferId(0)), pieces.collect(), compare, 0, keep) }
         }

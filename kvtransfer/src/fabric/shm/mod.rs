@@ -23,9 +23,14 @@
 //!
 //! Regions that are no arena have no file. The kernel copies them out of the other process then (CMA,
 //! `process_vm_readv`), where it is allowed to; [`Lane`] tells.
+//!
+//! **Device memory** of [`Kind::Cuda`](crate::memory::Kind::Cuda) is mapped by CUDA IPC instead of a file, and copied by the
+//! device's engines, to and from host memory as well. What a lease is worth there is the same, but for one thing: the mapping
+//! can be written, since the driver has no other. A region that was let go of is freed when all peers have closed it.
 
 mod copy;
 mod core;
+mod device;
 mod frame;
 mod job;
 mod metadata;

@@ -14,6 +14,8 @@ pub(super) const LISTENER: u64 = 0;
 pub(super) const NUDGE: u64 = 1;
 /// As above.
 pub(super) const FIRST_LINK: u64 = 2;
+/// As above, for what peers have mapped of devices: more than there can ever be connections.
+pub(super) const FIRST_LOAN: u64 = 1 << 63;
 
 /// Events taken at a time.
 const BATCH: usize = 64;
@@ -31,11 +33,14 @@ pub(super) fn run(inner: &Inner) {
             Err(Errno::EINTR) => 0,
             Err(errno) => unreachable!("an epoll descriptor of ours can be waited for: {errno}"),
         };
+        // Freeing a device's memory may wait for the device: not with the lock.
+        let mut returned = Vec::new();
         let mut core = inner.core();
         for event in &events[..count] {
             match event.data() {
                 LISTENER => core.accept(),
                 NUDGE => inner.nudged(),
+                loan @ FIRST_LOAN.. => returned.extend(core.returned(loan)),
                 link => {
                     let flags = event.events();
                     if flags.contains(EpollFlags::EPOLLOUT) {
@@ -51,6 +56,7 @@ pub(super) fn run(inner: &Inner) {
         core.look_at_clock(Instant::now());
         let (jobs, closed) = (core.take_small_jobs(), core.closed);
         drop(core);
+        drop(returned);
         for job in jobs {
             Pool::work_here(&job, |job| inner.core().ended(job));
         }

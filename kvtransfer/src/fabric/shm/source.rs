@@ -14,7 +14,9 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::copy::From;
+use super::device::Remote;
 use crate::Error;
+use crate::memory::cuda::Export;
 use crate::memory::{Kind, Region};
 
 /// What peers are told about a region.
@@ -24,16 +26,23 @@ pub(super) enum Share {
     File(Arc<OwnedFd>),
     /// Where it lies in this process.
     Memory { base: u64, len: u64 },
+    /// What names it to other processes; and it, for as long as a peer may have it mapped.
+    Device { export: Export, region: Region },
 }
 
 impl Share {
     /// How peers reach `region`.
     ///
     /// # Errors
-    /// If it is a device's memory, or its file cannot be opened once more.
+    /// If it is memory of a device that cannot be reached, or its file cannot be opened once more.
     pub(super) fn of(region: &Region) -> Result<Self, Error> {
-        if region.kind() != Kind::Host {
-            return Err(Error::MemoryKind(region.kind().name()));
+        match (region.kind(), region.cuda()) {
+            (Kind::Host, _) => {}
+            (Kind::Cuda(_), Some(memory)) => {
+                return Ok(Self::Device { export: memory.export()?, region: region.clone() });
+            }
+            // Also what is said to be CUDA's, and was not allocated or adopted through its driver.
+            (kind, _) => return Err(Error::MemoryKind(kind.name())),
         }
         if let Some(arena) = region.arena() {
             return reading(arena.file()).map(|file| Self::File(Arc::new(file)));
@@ -70,11 +79,12 @@ pub(super) enum Source {
         base: u64,
         len: u64,
     },
+    Device(Remote),
 }
 
 impl Source {
-    /// Where `len` bytes at `offset` are copied from, if the region has them.
-    pub(super) fn at(&self, offset: u64, len: u64) -> Option<From> {
+    /// Where `len` bytes at `offset` are copied from, if the region has them. `number`: which source of its job it is.
+    pub(super) fn at(&self, number: usize, offset: u64, len: u64) -> Option<From> {
         let end = offset.checked_add(len)?;
         match self {
             Self::Mapped(mapping) => (end <= mapping.len.get() as u64).then(|| {
@@ -84,6 +94,10 @@ impl Source {
             }),
             Self::Process { base, len } => {
                 (end <= *len).then(|| base.checked_add(offset).map(From::Process))?
+            }
+            Self::Device(remote) => {
+                let source = u32::try_from(number).ok()?;
+                (end <= remote.len()).then_some(From::Device { source, offset })
             }
         }
     }
@@ -163,8 +177,8 @@ mod tests {
         };
         assert_eq!(writable.unwrap_err(), nix::errno::Errno::EACCES);
         let source = Source::Mapped(Mapping::open(file).unwrap());
-        assert!(source.at(4096, 4096).is_some() && source.at(8192, 0).is_some());
-        assert!(source.at(4096, 4097).is_none() && source.at(u64::MAX, 2).is_none());
+        assert!(source.at(0, 4096, 4096).is_some() && source.at(0, 8192, 0).is_some());
+        assert!(source.at(0, 4096, 4097).is_none() && source.at(0, u64::MAX, 2).is_none());
     }
 
     #[test]
@@ -188,6 +202,6 @@ mod tests {
         };
         assert_eq!(told, base.addr().get() as u64);
         let source = Source::Process { base: told, len: 64 };
-        assert!(source.at(64, 0).is_some() && source.at(0, 65).is_none());
+        assert!(source.at(0, 64, 0).is_some() && source.at(0, 0, 65).is_none());
     }
 }

@@ -13,7 +13,8 @@ use super::metadata::Metadata;
 use super::socket::{self, Address};
 use super::*;
 use crate::fabric::{Direction, Limits};
-use crate::memory::Arena;
+use crate::memory::cuda::Export;
+use crate::memory::{Arena, Device, Kind};
 use crate::{Access, AgentName, Epoch, Place, Segment, Span};
 
 /// For what never comes.
@@ -207,10 +208,14 @@ fn a_peer_that_never_answers_is_lost() {
 
 #[test]
 fn a_peer_that_breaks_the_protocol_is_parted_from() {
-    let breaches: [fn(&Raw); 9] = [
+    let breaches: [fn(&Raw); 10] = [
         |raw| raw.say(Put::welcome),
         |raw| raw.say(|out| out.go(5)),
         |raw| raw.say(|out| out.file(RegionId(0))),
+        |raw| {
+            let export = Export { uuid: [0; 16], offset: 0, len: 1, handle: [0; 64] };
+            raw.say(|out| out.device(RegionId(0), &export));
+        },
         |raw| raw.say(|out| out.more_ranges(9, &[])),
         |raw| raw.say(|out| out.read(1, TOKEN, 5000, &[])),
         // A write from a region that it has told nothing about.
@@ -367,4 +372,46 @@ fn what_is_copied_is_compared_when_that_is_asked_for() {
     until(&fabric, |event| (event == Event::Done(transfer)).then_some(()));
     let mut bytes = [0; 4096];
     assert!(region.read_at(0, &mut bytes) && bytes == [9; 4096]);
+}
+
+#[test]
+fn a_device_that_is_not_here_fails_the_transfer_that_needs_it_and_not_the_peer() {
+    let (fabric, region) = fabric();
+    grant(&fabric, Access::Write);
+    let (mut raw, _) = Raw::guest(&fabric);
+    let export = Export { uuid: [0xee; 16], offset: 0, len: 4096, handle: [7; 64] };
+    let (ours, theirs) = std::io::pipe().unwrap();
+    let mut told = Vec::new();
+    told.device(RegionId(0), &export);
+    assert_eq!(socket::send(&raw.socket, &told, Some(theirs.as_fd())), Ok(told.len()));
+    drop(theirs);
+    for number in 1..3 {
+        raw.say(|out| {
+            out.write(number, TOKEN, 1, false, None, &request(PeerId(0), Direction::Write).segments);
+        });
+        let told = raw.next(|frame| match frame {
+            Frame::No(id, Reason::Machine(text)) if id == number => text,
+            other => panic!("{other:?}"),
+        });
+        let told = told.unwrap();
+        assert!(told.contains("CUDA") || told.contains("GPU-eeeeeeee"), "it says what is missing: {told}");
+    }
+    let mut bytes = [1; 4096];
+    assert!(region.read_at(0, &mut bytes) && bytes == [0; 4096], "nothing is written");
+    let mut held = [PollFd::new(ours.as_fd(), PollFlags::empty())];
+    assert_eq!(poll(&mut held, PollTimeout::ZERO), Ok(0), "it may need it still");
+    raw.say(|out| out.forget(RegionId(0)));
+    assert_eq!(poll(&mut held, PollTimeout::from(60_000u16)), Ok(1), "it has let go");
+}
+
+#[test]
+fn a_kind_that_cannot_be_reached_is_refused_when_it_is_registered() {
+    let (fabric, region) = fabric();
+    let base = region.address(0, 0).unwrap();
+    for kind in [Kind::Cuda(Device(0)), Kind::Rocm(Device(0)), Kind::Xpu(Device(0)), Kind::Tpu(Device(0))] {
+        #[expect(unsafe_code, reason = "a region that is looked at only")]
+        // SAFETY: the bytes are the other region's, which is kept.
+        let other = unsafe { Region::foreign(base, 4096, kind, std::sync::Arc::new(region.clone())) };
+        assert_eq!(fabric.register(other), Err(Error::MemoryKind(kind.name())));
+    }
 }

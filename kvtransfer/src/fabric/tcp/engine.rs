@@ -4,22 +4,25 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 
+use super::attention::ASIDE;
 use super::limits::TICK;
 use super::orders::{Key, Order};
-use super::shared::{KICK, Shared, Worker, lock, scratch};
+use super::shared::{CLOCK, KICK, Shared, Worker, lock, scratch};
 use super::socket::Listener;
 use super::stream::{Context, Stream};
 use crate::{Error, PeerId};
 
 /// Events taken from the system at once.
 const EVENTS: usize = 256;
+/// By a caller who helps: it waits for few streams at a time.
+const HELPED: usize = 16;
 /// Numbers of listeners count down from here; streams count from 0.
-const LISTENERS: u64 = KICK - 1;
+const LISTENERS: u64 = CLOCK - 1;
 
 /// See the module.
 #[derive(Debug)]
@@ -32,6 +35,12 @@ pub(super) struct Engine {
     /// Accepting rests until the next tick: there is no descriptor left.
     resting: bool,
     ticked: Instant,
+    /// When the clock wakes somebody.
+    armed: Option<Instant>,
+    /// Whether it has: whoever hears of it looks at the time.
+    late: bool,
+    /// Whether it is to be set: whoever is the last to work sees to it.
+    unset: bool,
     scratch: Vec<u8>,
 }
 
@@ -50,6 +59,9 @@ impl Engine {
             listeners,
             resting: false,
             ticked: now,
+            armed: None,
+            late: false,
+            unset: false,
             scratch: scratch(),
         }
     }
@@ -71,17 +83,26 @@ impl Engine {
         !self.line.is_empty()
     }
 
-    /// One round: what the system says, orders, and a turn for every stream in line.
-    pub(super) fn turn(&mut self, shared: &Shared, worker: &Worker) {
+    /// One round for a caller: what the system says about the sockets, if that is asked for, orders, and a turn for every
+    /// stream in line. Whether the sockets had something.
+    pub(super) fn turn(&mut self, shared: &Shared, worker: &Worker, sockets: bool) -> bool {
+        let mut events = [EpollEvent::empty(); HELPED];
+        let count = if sockets { worker.epoll.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0) } else { 0 };
+        // Not before: a clock that has rung must not be early.
         let now = Instant::now();
-        let mut events = [EpollEvent::empty(); EVENTS];
-        let count = worker.epoll.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
         if events[..count].iter().any(|event| event.data() == KICK) {
             // That was meant for the thread, which may sleep on: whoever has more for it must kick again.
             worker.was_not_kicked();
         }
         self.notice(&events[..count], shared, now);
         self.round(shared, worker, now);
+        if self.late {
+            self.look(shared, now);
+        }
+        if self.unset {
+            self.arm(shared, worker, now);
+        }
+        count > 0
     }
 
     fn notice(&mut self, events: &[EpollEvent], shared: &Shared, now: Instant) {
@@ -97,6 +118,8 @@ impl Engine {
                     now,
                 );
                 self.line_up(number);
+            } else if number == CLOCK {
+                (self.armed, self.late, self.unset) = (None, true, true);
             } else if number != KICK && number > LISTENERS - 64 {
                 self.accept(shared);
             }
@@ -145,7 +168,12 @@ impl Engine {
                 }
             }
             Order::Adopt { key, socket } => {
-                self.hold(key, Stream::adopt(key, socket, now), shared, worker);
+                let cx = Context { shared, now, scratch: &mut [] };
+                match Stream::adopt(key, socket, &cx) {
+                    Ok(stream) => self.hold(key, stream, shared, worker),
+                    // Nobody has said who it is, so there is nobody to tell.
+                    Err(_) => shared.stranger_out(),
+                }
             }
             Order::Feed(key) => self.line_up(key.number),
             Order::Discard(key, transfer) => {
@@ -162,7 +190,7 @@ impl Engine {
                     }
                 }
             }
-            Order::Look => {}
+            Order::Look => (self.late, self.unset) = (true, true),
         }
     }
 
@@ -214,6 +242,7 @@ impl Engine {
 
     /// Looks at the clock, for every stream and, in the first engine, for all that has a deadline.
     fn look(&mut self, shared: &Shared, now: Instant) {
+        self.late = false;
         if self.index == 0 {
             shared.with(|state| {
                 state.asleep_until = None;
@@ -226,6 +255,9 @@ impl Engine {
             return;
         }
         self.ticked = now;
+        if self.index == 0 && shared.attention.is_wanted() && !shared.with(|state| state.is_brief()) {
+            shared.attend(false);
+        }
         if self.resting {
             self.accept(shared);
         }
@@ -249,25 +281,30 @@ impl Engine {
         }
     }
 
-    /// How long the thread may sleep.
-    fn sleep(&self, shared: &Shared, now: Instant) -> EpollTimeout {
+    /// Sets the clock for when there is something to do next, if nothing happens: when that is; `None` for never.
+    fn arm(&mut self, shared: &Shared, worker: &Worker, now: Instant) -> Option<Instant> {
         if self.has_work() {
-            return EpollTimeout::ZERO;
+            return Some(now);
         }
+        let until = self.alarm(shared);
+        if until != self.armed {
+            worker.wake_after(until.map(|until| until.saturating_duration_since(now)));
+            self.armed = until;
+        }
+        self.unset = false;
+        until
+    }
+
+    fn alarm(&self, shared: &Shared) -> Option<Instant> {
         let tick = (!self.streams.is_empty() || self.resting).then(|| self.ticked + TICK);
-        let alarm = if self.index == 0 {
-            shared.with(|state| {
-                let until = [state.alarm(), tick].into_iter().flatten().min();
-                state.asleep_until = until;
-                until
-            })
-        } else {
-            tick
-        };
-        let Some(until) = alarm else { return EpollTimeout::NONE };
-        // Rounded up: waking early would only mean waking twice.
-        let left = until.saturating_duration_since(now).as_micros().div_ceil(1000);
-        EpollTimeout::try_from(i32::try_from(left).unwrap_or(i32::MAX)).unwrap_or(EpollTimeout::NONE)
+        if self.index > 0 {
+            return tick;
+        }
+        shared.with(|state| {
+            let until = [state.alarm(), tick].into_iter().flatten().min();
+            state.asleep_until = until;
+            until
+        })
     }
 
     /// Closes all streams, after what can be said at once.
@@ -315,25 +352,66 @@ pub(super) fn run(shared: &Shared, index: usize) {
     let _collapse = Collapse(shared);
     let worker = &shared.workers[index];
     let mut events = [EpollEvent::empty(); EVENTS];
+    let (mut helped, mut active, mut due) = (0, Instant::now(), None);
     while !shared.stopping.load(Ordering::SeqCst) {
+        if worker.helped.since(&mut helped) && shared.attention.is_wanted() && stands_aside(worker, due) {
+            continue;
+        }
         // First others learn that they must kick, then this thread looks whether there is something to do.
-        let idle = worker.lie_down() && !shared.stopping.load(Ordering::SeqCst);
-        let timeout =
-            if idle { lock(&worker.engine).sleep(shared, Instant::now()) } else { EpollTimeout::ZERO };
-        let count = match worker.epoll.wait(&mut events, timeout) {
-            Ok(count) => count,
-            Err(Errno::EINTR) => 0,
-            // Nothing can be waited for: better to go on in small steps than to hang.
-            Err(_) => {
-                std::thread::sleep(TICK);
-                0
-            }
-        };
+        let mut idle = worker.lie_down() && !shared.stopping.load(Ordering::SeqCst);
+        let now = Instant::now();
+        if idle {
+            due = lock(&worker.engine).arm(shared, worker, now);
+            idle = due.is_none_or(|due| due > now);
+        }
+        let awake = (active + shared.options.busy_poll).saturating_duration_since(now);
+        let count = await_sockets(worker, &mut events, idle, awake);
         worker.get_up();
         let now = Instant::now();
+        if count > 0 {
+            active = now;
+        }
         let mut engine = lock(&worker.engine);
-        engine.look(shared, now);
         engine.notice(&events[..count], shared, now);
+        engine.look(shared, now);
         engine.round(shared, worker, now);
+    }
+}
+
+/// Leaves the sockets to callers, who have come a moment ago. `false` if somebody kicks or it is time for something else.
+fn stands_aside(worker: &Worker, due: Option<Instant>) -> bool {
+    worker.forget_kicks();
+    // One of those may have been about work that is left.
+    if !worker.lie_down() || lock(&worker.engine).has_work() {
+        worker.get_up();
+        return false;
+    }
+    let left = due.map_or(ASIDE, |due| due.saturating_duration_since(Instant::now()));
+    let undisturbed = left >= ASIDE && !worker.await_kick(ASIDE);
+    worker.get_up();
+    undisturbed
+}
+
+/// What the sockets say, once they say something or the clock does; at once, if not `idle`. For so long as it is to stay
+/// `awake` the thread does not sleep.
+fn await_sockets(worker: &Worker, events: &mut [EpollEvent], idle: bool, awake: Duration) -> usize {
+    if idle && !awake.is_zero() {
+        let begin = Instant::now();
+        while begin.elapsed() < awake {
+            match worker.epoll.wait(events, EpollTimeout::ZERO) {
+                Ok(0) if !worker.has_orders() => std::hint::spin_loop(),
+                Ok(count) => return count,
+                Err(_) => break,
+            }
+        }
+    }
+    match worker.epoll.wait(events, if idle { EpollTimeout::NONE } else { EpollTimeout::ZERO }) {
+        Ok(count) => count,
+        Err(Errno::EINTR) => 0,
+        // Nothing can be waited for: better to go on in small steps than to hang.
+        Err(_) => {
+            std::thread::sleep(TICK);
+            0
+        }
     }
 }

@@ -3,16 +3,17 @@
 //! both sides' nonces and all that was said, before anything is served.
 //!
 //! The initiator sends a [`Hello`], the owner answers with a [`Welcome`], and where there is a secret the initiator adds
-//! its proof. Magic, version and length come first in every version, so that a newer side can tell an older one.
+//! its proof. Where streams are encrypted, all of that is. Magic, version and length come first in every version, so that a newer side can tell an older one.
 
-use super::hmac::{PROOF, hmac, same};
+use super::hmac::{PROOF, Proof};
 use super::limits::PROTOCOL;
 use super::options::Secret;
+use super::tls::TlsProblem;
 use crate::fabric::common::{Identity, Reader, Writer};
 use crate::ids::MAX_NAME;
 use crate::{Epoch, Error};
 
-const MAGIC: [u8; 8] = *b"kvferry\n";
+pub(super) const MAGIC: [u8; 8] = *b"kvferry\n";
 /// Magic, version, length of what follows.
 pub(super) const PREFIX: usize = 12;
 /// The longest that may follow.
@@ -54,6 +55,9 @@ pub(super) enum Verdict {
     Secret,
     /// There are as many peers or streams as may be.
     Full,
+    /// The owner encrypts and the initiator does not. To one that encrypts and whose owner does not, the answer's first
+    /// byte says it.
+    Encryption,
 }
 
 /// The length of what follows a prefix.
@@ -126,6 +130,7 @@ impl Welcome {
             Verdict::Another => (2, 0),
             Verdict::Secret => (3, 0),
             Verdict::Full => (4, 0),
+            Verdict::Encryption => (5, 0),
         };
         prefixed(&[&[code][..], &u64::to_le_bytes(epoch), &self.nonce, &self.proof].concat())
     }
@@ -141,6 +146,7 @@ impl Welcome {
             2 => Verdict::Another,
             3 => Verdict::Secret,
             4 => Verdict::Full,
+            5 => Verdict::Encryption,
             _ => return None,
         };
         let welcome = Self { verdict, nonce: reader.array()?, proof: reader.array()? };
@@ -160,9 +166,10 @@ impl Welcome {
                 return Err(Error::Unauthenticated("one side has a shared secret and the other has none"));
             }
             Verdict::Full => return Err(Error::Lost("it has as many peers as it takes".into())),
+            Verdict::Encryption => return Err(Error::Tls(TlsProblem::PeerEncrypts)),
         }
         match secret {
-            Some(secret) if !same(&self.proof, &owner_proof(secret, said, &self.nonce)) => {
+            Some(secret) if !owner_proof(secret, said, &self.nonce).is(&self.proof) => {
                 Err(Error::Unauthenticated("the peer does not know the shared secret"))
             }
             _ => Ok(()),
@@ -171,13 +178,13 @@ impl Welcome {
 }
 
 /// What the owner shows to have the secret.
-pub(super) fn owner_proof(secret: &Secret, hello: &[u8], nonce: &Nonce) -> [u8; PROOF] {
-    hmac(secret.bytes(), &[b"kvferry tcp owner", hello, nonce])
+pub(super) fn owner_proof(secret: &Secret, hello: &[u8], nonce: &Nonce) -> Proof {
+    Proof::of(secret.bytes(), &[b"kvferry tcp owner", hello, nonce])
 }
 
 /// What the initiator shows to have the secret.
-pub(super) fn initiator_proof(secret: &Secret, hello: &[u8], nonce: &Nonce) -> [u8; PROOF] {
-    hmac(secret.bytes(), &[b"kvferry tcp initiator", hello, nonce])
+pub(super) fn initiator_proof(secret: &Secret, hello: &[u8], nonce: &Nonce) -> Proof {
+    Proof::of(secret.bytes(), &[b"kvferry tcp initiator", hello, nonce])
 }
 
 #[cfg(test)]
@@ -238,11 +245,12 @@ mod tests {
         let welcome = |secret| Welcome {
             verdict: Verdict::In,
             nonce: [5; 16],
-            proof: owner_proof(secret, &said, &[5; 16]),
+            proof: owner_proof(secret, &said, &[5; 16]).shown(),
         };
         assert_eq!(welcome(&ours).accept(&hello, &said, Some(&ours)), Ok(()));
         let refused = welcome(&theirs).accept(&hello, &said, Some(&ours)).unwrap_err();
         assert_eq!(refused.code(), "unauthenticated");
-        assert_ne!(owner_proof(&ours, &said, &[5; 16]), initiator_proof(&ours, &said, &[5; 16]));
+        let initiators = initiator_proof(&ours, &said, &[5; 16]).shown();
+        assert!(!owner_proof(&ours, &said, &[5; 16]).is(&initiators));
     }
 }

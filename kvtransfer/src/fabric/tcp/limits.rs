@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// Version of the metadata and of all that goes over a stream. Both sides must speak the same.
-pub const PROTOCOL: u16 = 1;
+/// Version of the metadata and of all that goes over a stream. Both sides must speak the same. 2 added encryption.
+pub const PROTOCOL: u16 = 2;
 
 /// Bytes of a chunk, the unit in which transfers take turns: large enough that its frame, its lease check and its two
 /// locks cost nothing next to copying it (some 200 µs), small enough that a short transfer beside a long one waits for
@@ -56,6 +56,10 @@ pub const MAX_ADDRESSES: usize = 16;
 
 /// Progress threads: more than the cores that one would give to copying.
 pub const MAX_THREADS: usize = 32;
+
+/// How long a thread may stay awake with nothing to do: longer than any round trip within a site. Beyond, waking costs
+/// little next to what is waited for.
+pub const MAX_BUSY_POLL: Duration = Duration::from_millis(10);
 
 /// Bytes of metadata: 1024 regions, 16 addresses and the longest name take 14 KB.
 pub const MAX_METADATA: usize = 16 << 10;

@@ -5,32 +5,37 @@
 //! From the bottom up:
 //! - pure: [`metadata`], [`hello`] and [`wire`] are what is said, [`cut`] makes chunks of transfers and [`turns`] lets
 //!   them take turns, [`book`] knows the leases, [`state`] all the rest;
-//! - [`memory`], [`socket`] and [`digest`] touch bytes;
-//! - [`stream`] is one connection, [`engine`] a progress thread with many of them.
+//! - [`memory`], [`places`], [`socket`], [`tls`] and [`digest`] touch bytes;
+//! - [`stream`] is one connection, [`engine`] a progress thread with many of them; [`attention`] says when callers do its
+//!   work.
 //!
 //! Each side's own streams carry its own requests: two that connect to each other at once get one way each, and need not
 //! agree on which is kept.
 
+mod attention;
 mod book;
 mod cut;
 mod digest;
 mod engine;
 mod hello;
 mod hmac;
+mod inbuf;
 mod limits;
 mod memory;
 mod metadata;
 mod options;
 mod orders;
+mod places;
 mod shared;
 mod socket;
 mod state;
 mod stream;
+mod tls;
 mod turns;
 mod wire;
 
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -48,6 +53,7 @@ use crate::memory::{Kind, Region, Registry};
 use crate::{Error, Lease, PeerId, RegionId, Token, TransferId};
 
 pub use options::{Secret, TcpOptions};
+pub use tls::{Tls, TlsProblem};
 
 /// See the module.
 #[derive(Debug)]
@@ -195,10 +201,20 @@ impl Fabric for TcpFabric {
             }
             bytes = bytes.saturating_add(segment.len);
         }
-        let (submitted, orders) = self.shared.look(|state| state.submit(request, Instant::now()));
+        let brief = bytes <= CHUNK_BYTES;
+        let ((submitted, alone, all_brief), orders) = self.shared.look(|state| {
+            let submitted = state.submit(request, brief, Instant::now());
+            (submitted, state.is_alone(), state.is_brief())
+        });
         drop(registry);
+        self.shared.attend(all_brief);
+        if all_brief && alone {
+            // Who begins one thing waits for it, as a rule.
+            self.shared.workers.iter().for_each(|worker| worker.helped.once_more());
+            self.shared.just_begun.store(true, Ordering::Relaxed);
+        }
         // A chunk is begun at once, by this thread, which saves waking the other; more would keep the caller too long.
-        if bytes <= CHUNK_BYTES {
+        if brief {
             self.shared.obey(orders);
         } else {
             self.shared.post(orders);
@@ -220,28 +236,35 @@ impl Fabric for TcpFabric {
     }
 
     fn poll(&self, events: &mut Vec<Event>) -> usize {
-        let take = |events: &mut Vec<Event>| {
-            self.shared.with(|state| {
-                if std::mem::replace(&mut state.signalled, false) {
-                    // Nobody else reads it, and it was written.
-                    let _ = self.shared.wake.read();
+        let (shared, before) = (&self.shared, events.len());
+        let attended = shared.events.attend();
+        // What callers sleep on tells of sockets as well, while it is wanted: nothing is missed by not looking at once.
+        let too_early = shared.just_begun.swap(false, Ordering::Relaxed) && shared.attention.is_wanted();
+        if shared.events.drain(events).count == 0 && !too_early {
+            // Who polls is waiting: the work is done here, if nobody does it.
+            for worker in &shared.workers {
+                if !shared.help(worker, true) {
+                    // Somebody is at it, so there is no point in looking again before there are events.
+                    shared.attend(false);
                 }
-                state.poll(events)
+            }
+            shared.events.drain(events);
+        }
+        drop(attended);
+        let messages = || {
+            events[before..].iter().filter_map(|event| match event {
+                Event::Notified(sender, message) => Some((*sender, message.len())),
+                _ => None,
             })
         };
-        let count = take(events);
-        if count > 0 {
-            return count;
+        if messages().next().is_some() {
+            shared.with(|state| messages().for_each(|(sender, len)| state.polled(sender, len)));
         }
-        // Who polls without waiting wants it fast: the work is done here, if nobody does it.
-        for worker in &self.shared.workers {
-            self.shared.help(worker);
-        }
-        take(events)
+        events.len() - before
     }
 
     fn wake_fd(&self) -> BorrowedFd<'_> {
-        self.shared.wake.as_fd()
+        self.shared.attention.as_fd()
     }
 
     fn lane(&self, peer: PeerId) -> Option<Lane> {

@@ -3,19 +3,25 @@
 //! Locks are taken in this order: an engine, the registry, the state. The state's is held for a few look-ups, never during
 //! a call of the system other than waking somebody.
 
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
+use super::attention::{Attention, Helped};
 use super::engine::Engine;
 use super::limits::{MAX_STRANGERS, SCRATCH};
 use super::options::TcpOptions;
 use super::orders::Order;
 use super::state::State;
 use crate::Error;
-use crate::fabric::common::Identity;
+use crate::fabric::common::{EventQueue, Identity};
 use crate::memory::Registry;
 
 /// A progress thread, as others see it.
@@ -27,8 +33,10 @@ pub(super) struct Worker {
     pub(super) engine: Mutex<Engine>,
     inbox: Mutex<Vec<Order>>,
     kick: EventFd,
+    clock: TimerFd,
     /// Whether the thread must be kicked to look into its inbox.
     asleep: AtomicBool,
+    pub(super) helped: Helped,
 }
 
 /// See the module.
@@ -38,7 +46,10 @@ pub(super) struct Shared {
     pub(super) own: Identity,
     pub(super) workers: Vec<Worker>,
     pub(super) stopping: AtomicBool,
-    pub(super) wake: EventFd,
+    /// A caller has begun a short transfer, and nothing can have come of it yet.
+    pub(super) just_begun: AtomicBool,
+    pub(super) events: EventQueue,
+    pub(super) attention: Attention,
     /// Accepted streams of which nobody knows yet who they are.
     pub(super) strangers: std::sync::atomic::AtomicUsize,
     registry: RwLock<Registry>,
@@ -47,6 +58,8 @@ pub(super) struct Shared {
 
 /// The number of the descriptor that wakes a thread; streams count from 0.
 pub(super) const KICK: u64 = u64::MAX;
+/// And of the one that wakes it in time.
+pub(super) const CLOCK: u64 = KICK - 1;
 
 /// A panic elsewhere leaves nothing half done that matters here: what is guarded is consistent between calls.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -61,12 +74,20 @@ impl Worker {
         epoll
             .add(&kick, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, KICK))
             .map_err(|errno| Error::System("epoll_ctl", errno as i32))?;
+        let clock =
+            TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK)
+                .map_err(|errno| Error::System("timerfd_create", errno as i32))?;
+        epoll
+            .add(&clock, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, CLOCK))
+            .map_err(|errno| Error::System("epoll_ctl", errno as i32))?;
         Ok(Self {
             epoll,
+            clock,
             engine: Mutex::new(engine),
             inbox: Mutex::default(),
             kick,
             asleep: AtomicBool::new(false),
+            helped: Helped::default(),
         })
     }
 
@@ -93,6 +114,35 @@ impl Worker {
         self.asleep.store(true, Ordering::SeqCst);
     }
 
+    /// Wakes the thread after `time`, and not before for any earlier reason; or never. A timer that stays is cheaper than one
+    /// for each sleep: most are not slept to their end.
+    pub(super) fn wake_after(&self, time: Option<Duration>) {
+        // Zero would mean never.
+        let time = time.map(|time| TimeSpec::from_duration(time.max(Duration::from_micros(1))));
+        let set = time.map_or_else(
+            || self.clock.unset(),
+            |time| self.clock.set(Expiration::OneShot(time), TimerSetTimeFlags::empty()),
+        );
+        debug_assert!(set.is_ok(), "a clock of our own and a time that is one: {set:?}");
+    }
+
+    pub(super) fn has_orders(&self) -> bool {
+        !lock(&self.inbox).is_empty()
+    }
+
+    /// Sleeps until it is kicked, whatever the sockets say, or until `time` has passed; whether it was kicked.
+    pub(super) fn await_kick(&self, time: Duration) -> bool {
+        let timeout = TimeSpec::from_duration(time);
+        // If that fails, the thread goes on sooner.
+        ppoll(&mut [PollFd::new(self.kick.as_fd(), PollFlags::POLLIN)], Some(timeout), None) != Ok(0)
+    }
+
+    /// Kicks from before count no more: what they were for is done, or whoever [lies down](Self::lie_down) now finds it.
+    pub(super) fn forget_kicks(&self) {
+        // It fails if there were none.
+        let _ = self.kick.read();
+    }
+
     /// Wakes the thread if it sleeps.
     pub(super) fn kick(&self) {
         if self.asleep.swap(false, Ordering::SeqCst) {
@@ -109,13 +159,16 @@ fn eventfd() -> Result<EventFd, Error> {
 
 impl Shared {
     pub(super) fn new(options: TcpOptions, workers: Vec<Worker>) -> Result<Self, Error> {
+        let events = EventQueue::new()?;
         Ok(Self {
             own: Identity { name: options.name.clone(), epoch: options.epoch },
             state: Mutex::new(State::new(options.threads)),
             registry: RwLock::default(),
             stopping: AtomicBool::new(false),
+            just_begun: AtomicBool::new(false),
             strangers: std::sync::atomic::AtomicUsize::new(0),
-            wake: eventfd()?,
+            attention: Attention::new(events.wake_fd())?,
+            events,
             workers,
             options,
         })
@@ -140,9 +193,8 @@ impl Shared {
     pub(super) fn look<R>(&self, look: impl FnOnce(&mut State) -> R) -> (R, Vec<Order>) {
         let mut state = lock(&self.state);
         let result = look(&mut state);
-        if state.has_events() && !std::mem::replace(&mut state.signalled, true) {
-            let _ = self.wake.write(1);
-        }
+        // While the lock is held, so that they come in order.
+        state.take_events().into_iter().for_each(|event| self.events.push(event));
         (result, state.take_orders())
     }
 
@@ -165,6 +217,11 @@ impl Shared {
         owners.into_iter().filter_map(|owner| self.workers.get(owner)).for_each(Worker::kick);
     }
 
+    /// From here on callers who wait are woken for sockets, or not any more.
+    pub(super) fn attend(&self, wanted: bool) {
+        self.attention.want(wanted, self.workers.iter().map(|worker| &worker.epoll));
+    }
+
     /// The same, but does at once what nobody is at. Whoever calls holds none of the locks.
     pub(super) fn obey(&self, orders: Vec<Order>) {
         let mut owners: Vec<usize> = orders.iter().map(Order::owner).collect();
@@ -172,19 +229,22 @@ impl Shared {
         owners.dedup();
         self.put(orders);
         for worker in owners.into_iter().filter_map(|owner| self.workers.get(owner)) {
-            if !self.help(worker) {
+            if !self.help(worker, false) {
                 worker.kick();
             }
         }
     }
 
-    /// Does a thread's work for a moment, if nobody does. Whether its inbox has been seen to.
-    pub(super) fn help(&self, worker: &Worker) -> bool {
+    /// Does a thread's work for a moment, if nobody does; also what `sockets` have, if so asked. Whether its inbox has been
+    /// seen to.
+    pub(super) fn help(&self, worker: &Worker, sockets: bool) -> bool {
         if self.stopping.load(Ordering::SeqCst) {
             return false;
         }
         let Ok(mut engine) = worker.engine.try_lock() else { return false };
-        engine.turn(self, worker);
+        if engine.turn(self, worker, sockets) {
+            worker.helped.once_more();
+        }
         // What is left is for the thread, which may be asleep.
         if engine.has_work() {
             worker.kick();

@@ -1,21 +1,19 @@
-//! Sockets that never wait, and the two calls that move bytes between them and memory. A stream that is encrypted would
-//! differ from others here and nowhere else.
+//! Sockets that never wait, and the two calls that move bytes between them and memory. A stream that is encrypted differs
+//! from others here and nowhere else.
 
 #![expect(unsafe_code, reason = "calls of the system with lists of places")]
 
 use std::io;
-use std::marker::PhantomData;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket as Raw, TcpKeepalive, Type};
 
-use super::limits::TURN_BYTES;
-use super::memory::Ranges;
+use super::inbuf::InBuf;
+use super::places::{Gather, Scatter};
+use super::tls::{Session, Tls, TlsProblem};
 
-/// Places that one call of the system takes: `IOV_MAX` of Linux.
-const PLACES: usize = 1024;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 /// A connection on which nothing happens is probed after this time; so that a peer whose host has vanished is noticed
@@ -26,7 +24,10 @@ const PROBE_EVERY: Duration = Duration::from_secs(5);
 
 /// A connection.
 #[derive(Debug)]
-pub(super) struct Socket(Raw);
+pub(super) struct Socket {
+    raw: Raw,
+    tls: Option<Box<Session>>,
+}
 
 /// Where connections come in.
 #[derive(Debug)]
@@ -49,7 +50,7 @@ impl Listener {
     pub(super) fn accept(&self, silence: Duration) -> io::Result<Socket> {
         let (raw, _) = self.0.accept()?;
         raw.set_nonblocking(true)?;
-        Socket(raw).tuned(silence)
+        Socket::tuned(raw, silence)
     }
 }
 
@@ -61,7 +62,7 @@ impl AsFd for Listener {
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.raw.as_fd()
     }
 }
 
@@ -73,22 +74,22 @@ impl Socket {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
             _ => {}
         }
-        Self(raw).tuned(silence)
+        Self::tuned(raw, silence)
     }
 
-    fn tuned(self, silence: Duration) -> io::Result<Self> {
-        let socket = SockRef::from(&self.0);
+    fn tuned(raw: Raw, silence: Duration) -> io::Result<Self> {
+        let socket = SockRef::from(&raw);
         socket.set_tcp_nodelay(true)?;
         // Bytes that the peer does not take for as long end the connection, also while its window is closed.
         socket.set_tcp_user_timeout(Some(silence))?;
         let probes = TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY).with_retries(3);
         socket.set_tcp_keepalive(&probes)?;
-        Ok(self)
+        Ok(Self { raw, tls: None })
     }
 
     /// How connecting went.
     pub(super) fn outcome(&self) -> io::Result<()> {
-        match self.0.take_error()? {
+        match self.raw.take_error()? {
             Some(error) => Err(error),
             None => Ok(()),
         }
@@ -96,26 +97,81 @@ impl Socket {
 
     /// This side's address.
     pub(super) fn local(&self) -> Option<IpAddr> {
-        Some(self.0.local_addr().ok()?.as_socket()?.ip())
+        Some(self.raw.local_addr().ok()?.as_socket()?.ip())
     }
 
-    /// Sends from the front of `parts` what the socket takes.
-    pub(super) fn send(&self, parts: &Gather<'_>) -> io::Result<usize> {
-        let message = message(&parts.0.list);
+    /// From here on all is encrypted, for the one who is reached at `address`.
+    ///
+    /// # Errors
+    /// If the configuration is of no use.
+    pub(super) fn encrypt_for(&mut self, tls: &Tls, address: IpAddr) -> Result<(), TlsProblem> {
+        self.tls = Some(Box::new(Session::client(tls, address)?));
+        Ok(())
+    }
+
+    /// From here on all is encrypted, for the one who has connected.
+    ///
+    /// # Errors
+    /// As above.
+    pub(super) fn encrypt_for_guest(&mut self, tls: &Tls) -> Result<(), TlsProblem> {
+        self.tls = Some(Box::new(Session::server(tls)?));
+        Ok(())
+    }
+
+    /// Whether it is encrypted.
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// The one who has connected does not encrypt, and is told so in its own words: what it has said.
+    pub(super) fn speak_plainly(&mut self) -> InBuf {
+        self.tls.take().map(|session| session.into_words()).unwrap_or_default()
+    }
+
+    /// Whether it would take bytes to send: not before both ends have agreed on keys.
+    pub(super) fn takes(&self) -> bool {
+        self.tls.as_ref().is_none_or(|session| session.is_open())
+    }
+
+    /// Whether it keeps something that the system has not taken yet.
+    pub(super) fn has_unsent(&self) -> bool {
+        self.tls.as_ref().is_some_and(|session| session.has_unsent())
+    }
+
+    /// Nothing happens for a while: gives memory back.
+    pub(super) fn rest(&mut self) {
+        if let Some(session) = &mut self.tls {
+            session.rest();
+        }
+    }
+
+    /// Sends what it [keeps](Self::has_unsent), and then from the front of `parts` what it takes: how many of these bytes.
+    pub(super) fn send(&mut self, parts: &mut Gather<'_>) -> io::Result<usize> {
+        if let Some(session) = &mut self.tls {
+            return session.send(&self.raw, parts);
+        }
+        if parts.bytes() == 0 {
+            return Ok(0);
+        }
+        let message = message(parts.vectors());
         // SAFETY: every entry is a place that is borrowed for `parts`' life, or lies in a region that `Ranges` keeps; the
         // list outlives the call. Others may write these bytes meanwhile, which the kernel does not mind.
         let count = unsafe {
-            libc::sendmsg(self.0.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT)
+            libc::sendmsg(self.raw.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT)
         };
         usize::try_from(count).map_err(|_| io::Error::last_os_error())
     }
 
-    /// Receives into the front of `places` what there is; 0 once the peer has closed.
-    pub(super) fn receive(&self, places: &mut Scatter<'_>) -> io::Result<usize> {
-        let mut message = message(&places.0.list);
+    /// Receives into the front of `places` what there is; 0 once the peer has closed. Fewer bytes than there are places
+    /// only if there are no more for now.
+    pub(super) fn receive(&mut self, places: &mut Scatter<'_>) -> io::Result<usize> {
+        if let Some(session) = &mut self.tls {
+            return session.receive(&self.raw, places);
+        }
+        let mut message = message(places.vectors());
         // SAFETY: every entry is a buffer that is borrowed alone for `places`' life, or lies in a region that `Ranges`
         // keeps and that no reference of ours points into; the list outlives the call.
-        let count = unsafe { libc::recvmsg(self.0.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
+        let count = unsafe { libc::recvmsg(self.raw.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
         usize::try_from(count).map_err(|_| io::Error::last_os_error())
     }
 }
@@ -126,96 +182,6 @@ fn message(list: &[libc::iovec]) -> libc::msghdr {
     message.msg_iov = list.as_ptr().cast_mut();
     message.msg_iovlen = list.len() as _;
     message
-}
-
-#[derive(Debug)]
-struct List {
-    list: Vec<libc::iovec>,
-    bytes: u64,
-}
-
-impl List {
-    fn full(&self) -> bool {
-        self.list.len() == PLACES || self.bytes >= TURN_BYTES
-    }
-
-    fn push(&mut self, base: *mut libc::c_void, len: usize) {
-        if len > 0 {
-            self.list.push(libc::iovec { iov_base: base, iov_len: len });
-            self.bytes += len as u64;
-        }
-    }
-
-    /// Whether all of it fitted.
-    fn push_ranges(&mut self, ranges: &Ranges) -> bool {
-        for vector in ranges.vectors() {
-            if self.full() {
-                return false;
-            }
-            let room = usize::try_from(TURN_BYTES - self.bytes).unwrap_or(usize::MAX);
-            let len = vector.iov_len.min(room);
-            self.push(vector.iov_base, len);
-            if len < vector.iov_len {
-                return false;
-            }
-        }
-        true
-    }
-}
-
-/// What is to be sent by one call, for as long as it is borrowed.
-#[derive(Debug)]
-pub(super) struct Gather<'a>(List, PhantomData<&'a [u8]>);
-
-impl<'a> Gather<'a> {
-    pub(super) fn new() -> Self {
-        Self(List { list: Vec::with_capacity(16), bytes: 0 }, PhantomData)
-    }
-
-    /// Bytes in it.
-    pub(super) fn bytes(&self) -> u64 {
-        self.0.bytes
-    }
-
-    /// `false` if there is no room for more.
-    pub(super) fn push(&mut self, bytes: &'a [u8]) -> bool {
-        if self.0.full() {
-            return false;
-        }
-        self.0.push(bytes.as_ptr().cast_mut().cast(), bytes.len());
-        true
-    }
-
-    /// `false` if not all of it had room.
-    pub(super) fn push_ranges(&mut self, ranges: &'a Ranges) -> bool {
-        self.0.push_ranges(ranges)
-    }
-}
-
-/// Where one call receives to, for as long as it is borrowed.
-#[derive(Debug)]
-pub(super) struct Scatter<'a>(List, PhantomData<&'a mut [u8]>);
-
-impl<'a> Scatter<'a> {
-    pub(super) fn new() -> Self {
-        Self(List { list: Vec::with_capacity(16), bytes: 0 }, PhantomData)
-    }
-
-    /// Bytes in it.
-    pub(super) fn bytes(&self) -> u64 {
-        self.0.bytes
-    }
-
-    pub(super) fn push(&mut self, buffer: &'a mut [u8]) {
-        if self.0.list.len() < PLACES {
-            self.0.push(buffer.as_mut_ptr().cast(), buffer.len());
-        }
-    }
-
-    /// `false` if not all of it had room.
-    pub(super) fn push_ranges(&mut self, ranges: &'a mut Ranges) -> bool {
-        self.0.push_ranges(ranges)
-    }
 }
 
 /// Random bytes from the machine.

@@ -7,9 +7,10 @@ use crate::fabric::{Copying, Lane};
 
 /// `transport/device` of everything that UCX has found.
 pub(super) fn found(context: &str) -> Vec<String> {
+    // Such as `# resource 1  :  md 1  dev 1  flags -- tcp/eth0`.
     let resources =
         context.lines().filter(|line| line.trim_start_matches(['#', ' ']).starts_with("resource "));
-    resources.filter_map(|line| Some(line.split_once(" -- ")?.1.trim().to_owned())).collect()
+    resources.filter_map(|line| Some(line.split_whitespace().next_back()?.to_owned())).collect()
 }
 
 /// Whether it is a device that copies by itself.

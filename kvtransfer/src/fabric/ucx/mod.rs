@@ -39,6 +39,7 @@ mod metadata;
 mod options;
 mod raw;
 mod shared;
+mod survey;
 
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -63,6 +64,7 @@ use crate::memory::{Kind, Region};
 use crate::{Error, PeerId, RegionId, Token, TransferId};
 
 pub use options::{UcxOptions, Want};
+pub use survey::{Resource, Survey};
 
 /// The UCX fabric. Where [`Lane::copying`] is not [`ZeroCopy`](super::Copying::ZeroCopy), a peer's death can end this process,
 /// by a fault of UCX's: see the [module](self).

@@ -116,7 +116,7 @@ impl State {
         }
         let (token, deadline) = (lease.token, lease.deadline);
         if !self.leases.grant(lease) {
-            return Err(Error::Full("leases of one token (1)"));
+            return Err(Error::TokenInUse);
         }
         self.granted.insert(token, Granted { deadline, ended: false });
         Ok(())

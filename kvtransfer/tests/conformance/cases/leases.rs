@@ -183,7 +183,7 @@ pub fn a_lease_is_freed_once(backend: &'static Backend, _seed: u64) {
     let there = pair.b.region(4096);
     pair.b.grant(1, true, there, 0, 4096);
     let again = Command::Grant { token: 1, write: false, spans: vec![], millis: LONG };
-    assert_eq!(pair.b.refused(again), "full", "a token opens one lease");
+    assert_eq!(pair.b.refused(again), "token_in_use", "a token opens one lease");
     pair.b.must(Command::Grant { token: 2, write: true, spans: vec![(there, 0, 1)], millis: 30 });
     for _ in 0..2 {
         pair.b.must(Command::Revoke { token: 1 });

@@ -21,6 +21,8 @@ struct Rule {
     slow: AtomicBool,
     /// In how many bytes a bit is turned; 0: never.
     flip_in: AtomicU64,
+    /// After how many bytes it freezes; 0: never.
+    freeze_in: AtomicU64,
     passed: AtomicU64,
 }
 
@@ -75,6 +77,11 @@ impl Relay {
         self.rules.of(way).frozen.store(true, Ordering::SeqCst);
     }
 
+    /// The same, `after` so many more bytes.
+    pub fn freeze_after(&self, way: Way, after: u64) {
+        self.rules.of(way).freeze_in.store(after, Ordering::SeqCst);
+    }
+
     pub fn thaw(&self, way: Way) {
         self.rules.of(way).frozen.store(false, Ordering::SeqCst);
     }
@@ -120,6 +127,19 @@ impl Rule {
         }
     }
 
+    /// How many of `count` bytes may pass before it freezes.
+    fn before_it_freezes(&self, count: usize) -> usize {
+        let (left, count) = (self.freeze_in.load(Ordering::SeqCst), count as u64);
+        if left == 0 {
+            return usize::try_from(count).unwrap();
+        }
+        self.freeze_in.store(left.saturating_sub(count), Ordering::SeqCst);
+        if left <= count {
+            self.frozen.store(true, Ordering::SeqCst);
+        }
+        usize::try_from(left.min(count)).unwrap()
+    }
+
     fn wait(&self) {
         while self.frozen.load(Ordering::SeqCst) {
             thread::sleep(Duration::from_millis(1));
@@ -141,7 +161,12 @@ fn pass(rule: &Rule, mut source: TcpStream, mut sink: TcpStream) {
         };
         rule.wait();
         rule.flips(&mut bytes[..count]);
-        if sink.write_all(&bytes[..count]).is_err() {
+        let (first, rest) = bytes[..count].split_at(rule.before_it_freezes(count));
+        if sink.write_all(first).is_err() {
+            break;
+        }
+        rule.wait();
+        if sink.write_all(rest).is_err() {
             break;
         }
         rule.passed.fetch_add(count as u64, Ordering::SeqCst);

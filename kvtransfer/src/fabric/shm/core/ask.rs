@@ -1,19 +1,20 @@
 //! Transfers of this side: asked for, carried out, ended once.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 
 use super::link::Withdrawn;
+use super::loans::Loans;
 use super::timers::{Due, Key};
 use super::{Core, MAX_UNSENT, Peer, State};
 use crate::fabric::shm::frame::{Put, Reason, Violation};
 use crate::fabric::shm::job::{Job, Keep, Piece, Purpose};
 use crate::fabric::shm::source::{Share, Source};
 use crate::fabric::{Direction, Event, Limits, Request};
-use crate::memory::Registry;
+use crate::memory::{Kind, Registry};
 use crate::{Error, PeerId, RegionId, Segment, TransferId};
 
 #[derive(Debug)]
@@ -53,7 +54,7 @@ impl Core {
         }
         if request.direction == Direction::Write {
             for region in &regions {
-                peer.tell(*region, &self.shares);
+                peer.tell(*region, &self.shares, &mut self.loans);
             }
         }
         let deadline = request.deadline.map(|deadline| self.timers.add(deadline, Due::Transfer(id)));
@@ -223,12 +224,18 @@ impl Core {
 
 impl Peer {
     /// Tells it about a region, before the first request or answer that needs it.
-    pub(super) fn tell(&mut self, region: RegionId, shares: &std::collections::HashMap<RegionId, Share>) {
+    pub(super) fn tell(&mut self, region: RegionId, shares: &HashMap<RegionId, Share>, loans: &mut Loans) {
         let (Some(link), Some(share)) = (&mut self.link, shares.get(&region)) else { return };
         if self.told.insert(region) {
             match share {
                 Share::File(file) => link.say_with(Arc::clone(file), |out| out.file(region)),
                 Share::Memory { base, len } => link.say(|out| out.memory(region, *base, *len)),
+                Share::Device { export, region: memory } => {
+                    // Without descriptors to give, the peer does not hear of it, and parts when it should copy from it.
+                    if let Ok(file) = loans.lend(memory) {
+                        link.say_with(Arc::new(file), |out| out.device(region, export));
+                    }
+                }
             }
         }
     }
@@ -269,12 +276,17 @@ pub(super) fn copying(
                 &from.insert((region, Arc::clone(source))).1
             }
         };
-        let source =
-            source.at(segment.local.offset, segment.len).ok_or(Violation("bytes that its region has not"))?;
+        let number = keep.sources.len() - 1;
+        let source = source
+            .at(number, segment.local.offset, segment.len)
+            .ok_or(Violation("bytes that its region has not"))?;
         if to != Some(segment.remote.region) {
             let region =
                 registry.get(segment.remote.region).map_err(|_| Violation("bytes for an unknown region"))?;
             keep.regions.push(region.clone());
+            if region.kind() != Kind::Host {
+                keep.devices.insert(segment.remote.region, region.clone());
+            }
             to = Some(segment.remote.region);
         }
         let address =

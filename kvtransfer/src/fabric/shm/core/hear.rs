@@ -1,6 +1,7 @@
 //! What comes from peers, frame by frame. A peer that breaks the protocol is parted from: it is of another make, or means
 //! ill.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use bytes::Bytes;
 use super::link::{Link, Received};
 use super::{Core, State};
 use crate::fabric::Event;
+use crate::fabric::shm::device::Remote;
 use crate::fabric::shm::frame::{self, Frame, Violation};
 use crate::fabric::shm::source::{Mapping, Source};
 use crate::memory::MAX_REGIONS;
@@ -147,9 +149,7 @@ impl Core {
     fn heard_from(&mut self, id: PeerId, frame: Frame<'_>) -> Heard {
         match frame {
             Frame::File { region } => {
-                let link = self.peers.get_mut(&id).and_then(|peer| peer.link.as_mut());
-                let file = link.and_then(|link| link.files.pop_front());
-                let file = file.ok_or(Violation("a region without its file"))?;
+                let file = self.file_of(id).ok_or(Violation("a region without its file"))?;
                 match Mapping::open(file) {
                     Ok(mapping) => self.learn(id, region, Source::Mapped(mapping)),
                     Err(error) => {
@@ -160,6 +160,10 @@ impl Core {
                 }
             }
             Frame::Memory { region, base, len } => self.learn(id, region, Source::Process { base, len }),
+            Frame::Device { region, export } => {
+                let file = self.file_of(id).ok_or(Violation("a device's region without its file"))?;
+                self.learn(id, region, Source::Device(Remote::new(export, file)))
+            }
             Frame::Forget(region) => {
                 self.peers.get_mut(&id).expect("the caller has found it").sources.remove(&region);
                 Ok(())
@@ -196,6 +200,11 @@ impl Core {
                 Err(Violation("who it is, twice"))
             }
         }
+    }
+
+    /// The file that came along.
+    fn file_of(&mut self, id: PeerId) -> Option<OwnedFd> {
+        self.peers.get_mut(&id)?.link.as_mut()?.files.pop_front()
     }
 
     fn learn(&mut self, id: PeerId, region: crate::RegionId, source: Source) -> Heard {

@@ -5,11 +5,13 @@
 //! - [`hear`]: what they say, frame by frame;
 //! - [`ask`]: transfers of this side;
 //! - [`serve`]: leases, and what peers do under them;
+//! - [`loans`]: what they have mapped of devices;
 //! - [`timers`]: what is due when.
 
 mod ask;
 mod hear;
 mod link;
+mod loans;
 mod meet;
 mod serve;
 mod timers;
@@ -23,6 +25,7 @@ use nix::sys::epoll::Epoll;
 
 use self::ask::Transfer;
 use self::link::Link;
+use self::loans::Loans;
 use self::serve::{Collecting, Granted, Reading, Writing};
 use self::timers::Timers;
 use super::job::{Job, Outcome, Purpose};
@@ -58,6 +61,7 @@ pub(super) struct Core {
     uses: HashMap<RegionId, usize>,
     leases: Leases,
     granted: HashMap<Token, Granted>,
+    loans: Loans,
     /// Connections that have not said who they are.
     guests: HashMap<u64, Link>,
     peers: HashMap<PeerId, Peer>,
@@ -118,6 +122,7 @@ impl Core {
         epoll: Arc<Epoll>,
         listener: Listener,
     ) -> Self {
+        let loans = Loans::new(Arc::clone(&epoll));
         Self {
             me,
             options,
@@ -130,6 +135,7 @@ impl Core {
             uses: HashMap::new(),
             leases: Leases::default(),
             granted: HashMap::new(),
+            loans,
             guests: HashMap::new(),
             peers: HashMap::new(),
             by_identity: HashMap::new(),
@@ -183,6 +189,11 @@ impl Core {
     pub(super) fn lane(&self, peer: PeerId) -> Option<Lane> {
         let peer = self.peers.get(&peer).filter(|peer| matches!(peer.state, State::Up))?;
         Some(peer.lane())
+    }
+
+    /// A peer has closed its mapping of a device's memory: this.
+    pub(super) fn returned(&mut self, loan: u64) -> Option<Region> {
+        self.loans.returned(loan)
     }
 
     /// Begins a job.
@@ -243,6 +254,7 @@ impl Core {
             self.events.push(Event::Freed(token));
         }
         self.leases = Leases::default();
+        self.loans.settle(self.options.stop_within);
         self.registry = Registry::default();
         self.shares.clear();
         self.timers = Timers::default();
@@ -274,8 +286,14 @@ impl Peer {
     }
 
     fn lane(&self) -> Lane {
-        let by_kernel = self.sources.values().any(|source| matches!(**source, Source::Process { .. }));
-        let transport = if by_kernel { "shm+cma" } else { "shm" };
+        let any = |is: fn(&Source) -> bool| self.sources.values().any(|source| is(source));
+        let transport = if any(|source| matches!(source, Source::Device(_))) {
+            "shm+cuda"
+        } else if any(|source| matches!(source, Source::Process { .. })) {
+            "shm+cma"
+        } else {
+            "shm"
+        };
         Lane {
             transport: transport.into(),
             device: String::new(),

@@ -73,7 +73,7 @@ impl Core {
         }
         let (token, at) = (lease.token, lease.deadline);
         if !self.leases.grant(lease) {
-            return Err(Error::Full("leases of one token (1)"));
+            return Err(Error::TokenInUse);
         }
         let deadline = self.timers.add(at, Due::Lease(token));
         self.granted.insert(token, Granted { deadline, revoked: false });
@@ -221,7 +221,7 @@ impl Core {
                 let mut last = None;
                 for region in ranges.iter().filter(|range| range.len > 0).map(|range| range.at.region) {
                     if last.replace(region) != Some(region) {
-                        peer.tell(region, &self.shares);
+                        peer.tell(region, &self.shares, &mut self.loans);
                     }
                 }
                 peer.reading.insert(number, Reading { token, using, told_to_stop: false });

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::super::limits::{MAIL_BYTES, MAIL_MESSAGES, MAX_STREAMS};
 use super::super::orders::{Key, Order};
 use super::super::wire::Violation;
-use super::{State, Waiting};
+use super::State;
 use crate::fabric::common::Identity;
 use crate::fabric::{Event, Limits};
 use crate::{Error, PeerId};
@@ -45,6 +45,7 @@ impl State {
         let Some(guest) = self.guests.get(life).filter(|_| last) else { return };
         let heard = guest.heard;
         self.guests.remove(life);
+        self.heard.retain(|_, known| known != life);
         if let Some(id) = self.numbers.get(life).copied()
             && !self.peers.contains_key(&id)
         {
@@ -81,14 +82,14 @@ impl State {
         guest.heard = true;
         guest.unpolled.0 += 1;
         guest.unpolled.1 += message.len();
-        let event = Event::Notified(id, message);
-        self.events.push_back(Waiting { event, sender: Some(Arc::clone(life)) });
+        self.heard.entry(id).or_insert_with(|| Arc::clone(life));
+        self.event(Event::Notified(id, message));
         Ok(())
     }
 
     /// The owner of this side has taken a message of so many bytes.
-    pub(super) fn polled(&mut self, sender: &Arc<Identity>, len: usize) {
-        let Some(guest) = self.guests.get_mut(sender) else { return };
+    pub(in super::super) fn polled(&mut self, sender: PeerId, len: usize) {
+        let Some(guest) = self.heard.get(&sender).and_then(|life| self.guests.get_mut(life)) else { return };
         guest.unpolled.0 = guest.unpolled.0.saturating_sub(1);
         guest.unpolled.1 = guest.unpolled.1.saturating_sub(len);
         guest.owed.0 += 1;

@@ -6,7 +6,7 @@ mod mail;
 mod peers;
 mod transfers;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -34,24 +34,18 @@ pub(super) struct State {
     guests: HashMap<Arc<Identity>, Guest>,
     /// The number that a life has now, in whichever direction it is met.
     numbers: HashMap<Arc<Identity>, PeerId>,
+    /// Those whose messages may wait to be polled, by all numbers they were known by.
+    heard: HashMap<PeerId, Arc<Identity>>,
     transfers: Transfers,
-    events: VecDeque<Waiting>,
+    /// What has happened since it was last [taken](Self::take_events).
+    events: Vec<Event>,
     orders: Vec<Order>,
     next_peer: u32,
     next_key: u64,
     threads: usize,
     /// Until when the clock's thread sleeps, if it does not wake for another reason.
     pub(super) asleep_until: Option<Instant>,
-    /// Whether the descriptor for waking is readable.
-    pub(super) signalled: bool,
     closed: bool,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    event: Event,
-    /// Who sent it, if it is a message.
-    sender: Option<Arc<Identity>>,
 }
 
 impl State {
@@ -61,14 +55,14 @@ impl State {
             peers: HashMap::new(),
             guests: HashMap::new(),
             numbers: HashMap::new(),
+            heard: HashMap::new(),
             transfers: Transfers::default(),
-            events: VecDeque::new(),
+            events: Vec::new(),
             orders: Vec::new(),
             next_peer: 0,
             next_key: 0,
             threads,
             asleep_until: None,
-            signalled: false,
             closed: false,
         }
     }
@@ -103,24 +97,22 @@ impl State {
     }
 
     fn event(&mut self, event: Event) {
-        self.events.push_back(Waiting { event, sender: None });
+        self.events.push(event);
     }
 
-    pub(super) fn has_events(&self) -> bool {
-        !self.events.is_empty()
+    /// What has happened, in order: for the queue, before the lock is let go.
+    pub(super) fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
     }
 
-    /// Hands out what has happened.
-    pub(super) fn poll(&mut self, events: &mut Vec<Event>) -> usize {
-        let waiting = std::mem::take(&mut self.events);
-        let count = waiting.len();
-        for Waiting { event, sender } in waiting {
-            if let (Event::Notified(_, message), Some(sender)) = (&event, sender) {
-                self.polled(&sender, message.len());
-            }
-            events.push(event);
-        }
-        count
+    /// Whether one transfer is under way.
+    pub(super) fn is_alone(&self) -> bool {
+        self.transfers.is_one()
+    }
+
+    /// Whether nothing but short transfers is under way, and one at least.
+    pub(super) fn is_brief(&self) -> bool {
+        self.transfers.are_brief()
     }
 
     /// # Errors
@@ -132,7 +124,7 @@ impl State {
         }
         let deadline = lease.deadline;
         if !self.book.grant(lease) {
-            return Err(Error::Full("leases of one token (1)"));
+            return Err(Error::TokenInUse);
         }
         self.look_by(deadline);
         Ok(())
@@ -254,16 +246,14 @@ mod tests {
             })
             .collect();
         for _ in &keys {
-            state.stream_up(peer, "lo".into());
+            state.stream_up(peer, "lo".into(), false);
         }
         assert!(matches!(events(&mut state)[..], [Event::Connected(..)]));
         (state, peer, keys)
     }
 
     fn events(state: &mut State) -> Vec<Event> {
-        let mut events = Vec::new();
-        state.poll(&mut events);
-        events
+        state.take_events()
     }
 
     fn request(peer: PeerId, direction: Direction, len: u64, notify: Option<Bytes>) -> Request {
@@ -282,7 +272,8 @@ mod tests {
     #[test]
     fn a_read_fails_only_when_no_stream_writes_to_its_places_any_more() {
         let (mut state, peer, keys) = met();
-        let id = state.submit(request(peer, Direction::Read, 2 * CHUNK, None), Instant::now()).unwrap();
+        let id =
+            state.submit(request(peer, Direction::Read, 2 * CHUNK, None), false, Instant::now()).unwrap();
         chunk(&mut state, peer, keys[0]);
         chunk(&mut state, peer, keys[1]);
         assert!(state.chunk_lands(id), "the first arrives");
@@ -300,7 +291,8 @@ mod tests {
     #[test]
     fn a_write_fails_only_when_all_that_was_sent_is_answered() {
         let (mut state, peer, keys) = met();
-        let id = state.submit(request(peer, Direction::Write, 3 * CHUNK, None), Instant::now()).unwrap();
+        let id =
+            state.submit(request(peer, Direction::Write, 3 * CHUNK, None), false, Instant::now()).unwrap();
         chunk(&mut state, peer, keys[0]);
         chunk(&mut state, peer, keys[1]);
         state.chunk_ended(id, Err(Error::Refused(Refused::NoLease)));
@@ -316,7 +308,7 @@ mod tests {
         let (mut state, peer, keys) = met();
         let now = Instant::now();
         let late = Request { deadline: Some(now), ..request(peer, Direction::Write, CHUNK, None) };
-        let id = state.submit(late, now).unwrap();
+        let id = state.submit(late, false, now).unwrap();
         assert!(state.next(peer, keys[0]).is_none());
         assert_eq!(events(&mut state), [Event::Failed(id, Error::Deadline)]);
     }
@@ -325,13 +317,14 @@ mod tests {
     fn a_message_rides_with_a_single_chunk_and_else_goes_after_the_last_and_ends_the_transfer() {
         let (mut state, peer, keys) = met();
         let message = Some(Bytes::from_static(b"done"));
-        let one =
-            state.submit(request(peer, Direction::Write, CHUNK, message.clone()), Instant::now()).unwrap();
+        let one = state
+            .submit(request(peer, Direction::Write, CHUNK, message.clone()), false, Instant::now())
+            .unwrap();
         assert_eq!(chunk(&mut state, peer, keys[1]).message, message);
         state.chunk_ended(one, Ok(()));
         assert_eq!(events(&mut state), [Event::Done(one)]);
         let two = state
-            .submit(request(peer, Direction::Write, 2 * CHUNK, message.clone()), Instant::now())
+            .submit(request(peer, Direction::Write, 2 * CHUNK, message.clone()), false, Instant::now())
             .unwrap();
         for _ in 0..2 {
             assert_eq!(chunk(&mut state, peer, keys[1]).message, None);
@@ -351,15 +344,16 @@ mod tests {
     #[test]
     fn a_lost_peers_transfers_fail_once_all_its_streams_are_closed_and_then_it_is_lost() {
         let (mut state, peer, keys) = met();
-        let ids = [0, 1]
-            .map(|_| state.submit(request(peer, Direction::Read, CHUNK, None), Instant::now()).unwrap());
+        let ids = [0, 1].map(|_| {
+            state.submit(request(peer, Direction::Read, CHUNK, None), false, Instant::now()).unwrap()
+        });
         chunk(&mut state, peer, keys[1]);
         assert!(state.chunk_lands(ids[0]));
         let gone = Error::Lost("reset".into());
         state.stream_closed(peer, keys[0], gone.clone());
         assert_eq!(events(&mut state), [], "the other stream may still be writing");
         assert_eq!(
-            state.submit(request(peer, Direction::Read, 1, None), Instant::now()),
+            state.submit(request(peer, Direction::Read, 1, None), false, Instant::now()),
             Err(Error::UnknownPeer(peer))
         );
         state.stream_closed(peer, keys[1], Error::Closed);
@@ -373,7 +367,7 @@ mod tests {
         let long = Bytes::from(vec![0; 64 << 10]);
         for _ in 0..1000 {
             let id = state
-                .submit(request(peer, Direction::Write, 2 * CHUNK, Some(long.clone())), Instant::now())
+                .submit(request(peer, Direction::Write, 2 * CHUNK, Some(long.clone())), false, Instant::now())
                 .unwrap();
             state.cancel(id);
         }

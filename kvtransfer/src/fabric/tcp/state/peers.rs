@@ -136,8 +136,8 @@ impl State {
         self.peers.get(&peer).filter(|peer| !peer.ending()).and_then(|peer| peer.lane.clone())
     }
 
-    /// A stream to a peer, over `device`, can be used.
-    pub(in super::super) fn stream_up(&mut self, id: PeerId, device: String) {
+    /// A stream to a peer, over `device`, can be used. All are encrypted or none is.
+    pub(in super::super) fn stream_up(&mut self, id: PeerId, device: String, encrypted: bool) {
         let Some(peer) = self.peers.get_mut(&id).filter(|peer| !peer.ending()) else { return };
         peer.missing -= 1;
         peer.devices.insert(device);
@@ -146,7 +146,7 @@ impl State {
         }
         let devices: Vec<&str> = peer.devices.iter().map(String::as_str).collect();
         let device = devices.join("+");
-        let lane = Lane { transport: "tcp".into(), device, copying: Copying::Socket, encrypted: false };
+        let lane = Lane { transport: "tcp".into(), device, copying: Copying::Socket, encrypted };
         peer.lane = Some(lane.clone());
         self.orders.extend(peer.streams.iter().copied().map(Order::Feed));
         self.event(Event::Connected(id, lane));

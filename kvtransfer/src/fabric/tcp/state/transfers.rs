@@ -54,6 +54,8 @@ struct Transfer {
     failing: Option<Error>,
     /// Regions of this side that it names, each once.
     regions: Vec<RegionId>,
+    /// Whether it is one chunk, whose end somebody is likely to wait for.
+    brief: bool,
 }
 
 /// All that have not ended.
@@ -64,6 +66,8 @@ pub(super) struct Transfers {
     deadlines: BinaryHeap<Reverse<(Instant, TransferId)>>,
     /// How many transfers name a region.
     regions: HashMap<RegionId, usize>,
+    /// How many are brief.
+    brief: usize,
 }
 
 impl Transfers {
@@ -95,7 +99,15 @@ impl Transfers {
         Some(transfer.direction == Direction::Read && transfer.touching > 0)
     }
 
-    fn add(&mut self, request: Request) -> TransferId {
+    pub(super) fn is_one(&self) -> bool {
+        self.all.len() == 1
+    }
+
+    pub(super) fn are_brief(&self) -> bool {
+        self.brief > 0 && self.brief == self.all.len()
+    }
+
+    fn add(&mut self, request: Request, brief: bool) -> TransferId {
         let id = TransferId(self.next);
         self.next += 1;
         let mut regions: Vec<RegionId> = Vec::new();
@@ -121,13 +133,16 @@ impl Transfers {
             mailed: false,
             failing: None,
             regions,
+            brief,
         };
+        self.brief += usize::from(brief);
         self.all.insert(id, transfer);
         id
     }
 
     fn remove(&mut self, id: TransferId) -> Option<Transfer> {
         let transfer = self.all.remove(&id)?;
+        self.brief -= usize::from(transfer.brief);
         for region in &transfer.regions {
             if let Some(count) = self.regions.get_mut(region) {
                 *count -= 1;
@@ -168,8 +183,14 @@ impl Transfers {
 
 impl State {
     /// # Errors
-    /// [`Error::Closed`], [`Error::UnknownPeer`], [`Error::Full`]. The rest of a request is checked by who calls.
-    pub(in super::super) fn submit(&mut self, request: Request, now: Instant) -> Result<TransferId, Error> {
+    /// [`Error::Closed`], [`Error::UnknownPeer`], [`Error::Full`]. The rest of a request is checked by who calls, who also
+    /// knows whether it is `brief`: no more than a chunk.
+    pub(in super::super) fn submit(
+        &mut self,
+        request: Request,
+        brief: bool,
+        now: Instant,
+    ) -> Result<TransferId, Error> {
         self.open()?;
         let peer = self.peers.get_mut(&request.peer).filter(|peer| !peer.ending());
         let peer = peer.ok_or(Error::UnknownPeer(request.peer))?;
@@ -181,7 +202,7 @@ impl State {
         }
         let several = request.segments.len() > 1;
         let deadline = request.deadline;
-        let id = self.transfers.add(request);
+        let id = self.transfers.add(request, brief);
         peer.transfers.insert(id);
         peer.turns.join(id);
         let fed = peer.wake(several);

@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::super::hello::{Hello, Nonce, PREFIX, Verdict, Welcome, initiator_proof, owner_proof, prefix};
-use super::super::hmac::{PROOF, same};
+use super::super::hmac::{PROOF, Proof};
 use super::super::socket::{device, random};
+use super::super::tls::{HANDSHAKE, TlsProblem};
 use super::{Context, Role, Stream};
 use crate::Error;
 use crate::fabric::common::Identity;
@@ -20,7 +21,7 @@ pub(super) enum Greeting {
     /// Somebody has connected and said nothing.
     Stranger,
     /// Somebody has said who it is and is to prove it.
-    Proving { from: Identity, proof: [u8; PROOF] },
+    Proving { from: Identity, proof: Proof },
     /// Both sides know each other.
     Over,
 }
@@ -39,6 +40,9 @@ impl Stream {
         self.socket
             .outcome()
             .map_err(|error| Error::Lost(format!("cannot connect to {address}: {error}")))?;
+        if let Some(tls) = &cx.shared.options.tls {
+            self.socket.encrypt_for(tls, address.ip()).map_err(Error::Tls)?;
+        }
         let proves = cx.shared.options.secret.is_some();
         let hello = Hello { from: cx.shared.own.clone(), to: to.clone(), nonce: nonce()?, proves };
         let said = hello.encode();
@@ -55,7 +59,13 @@ impl Stream {
             (Some(proof), _) => proof,
             (None, None) => PREFIX,
             (None, Some(words)) => match prefix(*words) {
+                Ok(_) if self.is_stranger() && self.encrypts_alone(cx) => {
+                    return self.refuse(TlsProblem::PeerIsPlain);
+                }
                 Ok(body) => PREFIX + body,
+                Err(_) if self.is_stranger() && words[0] == HANDSHAKE => {
+                    return self.refuse(TlsProblem::PeerEncrypts);
+                }
                 Err(error) => return self.misfit(error),
             },
         };
@@ -68,8 +78,7 @@ impl Stream {
             Greeting::Waiting { hello, said } => self.welcomed(&hello, &said, &words, cx)?,
             Greeting::Stranger => self.introduced(&words, cx)?,
             Greeting::Proving { from, proof } => {
-                let shown = words.first_chunk().is_some_and(|shown| same(shown, &proof));
-                if !shown {
+                if !proof.is(&words) {
                     return Err(Error::Unauthenticated("the peer does not know the shared secret"));
                 }
                 self.let_in(from, false, cx)?;
@@ -89,6 +98,19 @@ impl Stream {
             return Ok(Ok(()));
         }
         Err(error)
+    }
+
+    /// Whether this side encrypts and the other one does not.
+    fn encrypts_alone(&self, cx: &Context<'_>) -> bool {
+        cx.shared.options.tls.is_some() && !self.socket.is_encrypted()
+    }
+
+    /// An initiator that does not encrypt although it must, or the other way round, is told so. It is the same word: one
+    /// that encrypts looks only at its first byte.
+    fn refuse(&mut self, why: TlsProblem) -> Result<Result<(), usize>, Error> {
+        self.answer(Verdict::Encryption, [0; 16], [0; PROOF])?;
+        self.turn_away(Error::Tls(why));
+        Ok(Ok(()))
     }
 
     /// Nothing more is heard; what waits is sent.
@@ -111,12 +133,13 @@ impl Stream {
         let secret = cx.shared.options.secret.as_ref();
         welcome.accept(hello, said, secret)?;
         if let Some(secret) = secret {
-            self.outbox.push(initiator_proof(secret, said, &welcome.nonce).to_vec())?;
+            self.outbox.push(initiator_proof(secret, said, &welcome.nonce).shown().to_vec())?;
         }
         self.heard = cx.now;
         let device = self.socket.local().map(device).unwrap_or_default();
         let peer = self.initiator()?.peer();
-        cx.shared.with(|state| state.stream_up(peer, device));
+        let encrypted = self.socket.is_encrypted();
+        cx.shared.with(|state| state.stream_up(peer, device, encrypted));
         Ok(())
     }
 
@@ -135,7 +158,7 @@ impl Stream {
             return self.let_in(hello.from, true, cx);
         };
         let nonce = nonce()?;
-        self.answer(verdict, nonce, owner_proof(secret, words, &nonce))?;
+        self.answer(verdict, nonce, owner_proof(secret, words, &nonce).shown())?;
         self.greeting = Greeting::Proving { from: hello.from, proof: initiator_proof(secret, words, &nonce) };
         Ok(())
     }

@@ -6,7 +6,6 @@
 
 mod asks;
 mod greet;
-mod inbuf;
 mod outbox;
 mod receive;
 mod serves;
@@ -17,17 +16,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::book::InUse;
-use super::limits::{HELLO_WITHIN, PINGS_PER_SILENCE, TURN_BYTES};
+use super::inbuf::InBuf;
+use super::limits::{HELLO_WITHIN, PINGS_PER_SILENCE, TICK, TURN_BYTES};
 use super::orders::Key;
 use super::shared::Shared;
 use super::socket::Socket;
+use super::tls::TlsProblem;
 use super::wire::{Head, Kind, Violation};
 use crate::fabric::common::Identity;
 use crate::{Error, PeerId, Token, TransferId};
 
 use asks::Initiator;
 use greet::Greeting;
-use inbuf::InBuf;
 use outbox::Outbox;
 use receive::Receiving;
 use serves::Owner;
@@ -84,6 +84,9 @@ impl From<Violation> for Error {
 }
 
 fn broken(error: &io::Error) -> Error {
+    if let Some(problem) = error.get_ref().and_then(|error| error.downcast_ref::<TlsProblem>()) {
+        return Error::Tls(problem.clone());
+    }
     Error::Lost(format!("the connection broke: {error}"))
 }
 
@@ -106,8 +109,14 @@ impl Stream {
     }
 
     /// Serves a connection that has come in.
-    pub(super) fn adopt(key: Key, socket: Socket, now: Instant) -> Self {
-        Self::new(key, socket, Greeting::Stranger, Role::Owner(Owner::default()), now)
+    ///
+    /// # Errors
+    /// [`Error::Tls`] if it is to be encrypted and cannot be.
+    pub(super) fn adopt(key: Key, mut socket: Socket, cx: &Context<'_>) -> Result<Self, Error> {
+        if let Some(tls) = &cx.shared.options.tls {
+            socket.encrypt_for_guest(tls).map_err(Error::Tls)?;
+        }
+        Ok(Self::new(key, socket, Greeting::Stranger, Role::Owner(Owner::default()), cx.now))
     }
 
     fn new(key: Key, socket: Socket, greeting: Greeting, role: Role, now: Instant) -> Self {
@@ -160,20 +169,21 @@ impl Stream {
         let mut room = TURN_BYTES;
         loop {
             self.fill(cx)?;
-            if !self.writable || self.outbox.is_empty() || room == 0 {
+            if !self.writable || !self.has_words() || room == 0 {
                 break;
             }
-            let sent = self.outbox.send(&self.socket).map_err(|error| broken(&error))?;
+            let sent = self.outbox.send(&mut self.socket).map_err(|error| broken(&error))?;
             self.writable = !sent.blocked;
             room = room.saturating_sub(sent.bytes.max(1));
             end_uses(cx.shared, sent.ended);
         }
         if self.outbox.is_empty()
+            && !self.socket.has_unsent()
             && let Some(why) = self.closing.take()
         {
             return Err(why);
         }
-        Ok(self.readable || (self.writable && !self.outbox.is_empty()))
+        Ok(self.readable || (self.writable && self.has_words()))
     }
 
     /// Puts into the outbox what may be begun.
@@ -194,6 +204,9 @@ impl Stream {
     /// Why it is to be closed.
     pub(super) fn look(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
         let since = |then: Instant| cx.now.saturating_duration_since(then);
+        if since(self.heard) >= TICK {
+            self.socket.rest();
+        }
         let options = &cx.shared.options;
         if !matches!(self.greeting, Greeting::Over) {
             let within =
@@ -239,9 +252,9 @@ impl Stream {
         Ok(self.outbox.push(head.frame())?)
     }
 
-    /// Whether something waits to be sent.
+    /// Whether something waits to be sent that the socket would take.
     pub(super) fn has_words(&self) -> bool {
-        !self.outbox.is_empty()
+        self.socket.has_unsent() || (!self.outbox.is_empty() && self.socket.takes())
     }
 
     /// Whether it touches the bytes of one of these leases.
@@ -269,7 +282,7 @@ impl Stream {
     /// Sends what the sockets takes at once of what waits: the last words before it is closed.
     pub(super) fn last_words(&mut self, shared: &Shared) {
         if matches!(self.greeting, Greeting::Over)
-            && let Ok(sent) = self.outbox.send(&self.socket)
+            && let Ok(sent) = self.outbox.send(&mut self.socket)
         {
             end_uses(shared, sent.ended);
         }

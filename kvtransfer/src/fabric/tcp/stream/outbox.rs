@@ -6,7 +6,8 @@ use std::io;
 use super::super::book::InUse;
 use super::super::limits::MAX_UNSENT;
 use super::super::memory::Ranges;
-use super::super::socket::{Gather, Socket};
+use super::super::places::Gather;
+use super::super::socket::Socket;
 use super::super::wire::Violation;
 
 #[derive(Debug)]
@@ -68,7 +69,7 @@ impl Outbox {
     }
 
     /// Sends what the socket takes, once.
-    pub(super) fn send(&mut self, socket: &Socket) -> io::Result<Sent> {
+    pub(super) fn send(&mut self, socket: &mut Socket) -> io::Result<Sent> {
         let mut gather = Gather::new();
         for parcel in &self.parcels {
             let fits = gather.push(&parcel.frame[parcel.sent..])
@@ -78,10 +79,12 @@ impl Outbox {
             }
         }
         let asked = gather.bytes();
-        match socket.send(&gather) {
+        match socket.send(&mut gather) {
             Ok(count) => {
                 let count = count as u64;
-                Ok(Sent { bytes: count, blocked: count < asked, ended: self.advance(count) })
+                // A socket that takes nothing yet is not blocked: it does not say when it takes something.
+                let blocked = socket.has_unsent() || (count < asked && socket.takes());
+                Ok(Sent { bytes: count, blocked, ended: self.advance(count) })
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 Ok(Sent { blocked: true, ..Sent::default() })

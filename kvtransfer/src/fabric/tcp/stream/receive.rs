@@ -8,7 +8,8 @@ use super::super::book::InUse;
 use super::super::digest::Digest;
 use super::super::limits::{FRAME_READ, TURN_BYTES};
 use super::super::memory::Ranges;
-use super::super::socket::Scatter;
+use super::super::places::Scatter;
+use super::super::tls::TlsProblem;
 use super::super::wire::{Answer, Asked, HEAD, Head, Kind, check};
 use super::greet::Greeting;
 use super::{Context, Stream, broken};
@@ -95,7 +96,13 @@ impl Stream {
                 return Ok(());
             }
             let count = match need {
-                Some(need) => self.receive_frame(need)?,
+                Some(need) => match self.receive_frame(need) {
+                    Err(Error::Tls(TlsProblem::PeerIsPlain)) if self.is_stranger() => {
+                        self.inbuf = self.socket.speak_plainly();
+                        0
+                    }
+                    count => count?,
+                },
                 None => self.receive_data(cx)?,
             };
             if count > 0 {

@@ -26,6 +26,10 @@ impl Engine {
         if region.is_empty() {
             return Ok(());
         }
+        // UCX looks at device memory through the context of the thread that registers and copies: this one.
+        if let Some(memory) = region.cuda() {
+            memory.device().settle()?;
+        }
         let mapped = Mapped::new(context, region, kind).map_err(|status| {
             let why = status.text(self.worker.ucx());
             Error::Limit(format!("UCX cannot register {region:?}: {why}{}", advice(region)))

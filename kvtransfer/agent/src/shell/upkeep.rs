@@ -1,0 +1,92 @@
+//! What the loop does now and then: looks whether peers are silent, tells how it does, and, at last, ends.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::Order;
+use super::link::Link;
+use super::run::Shell;
+use crate::Error;
+use crate::agent::{PeerView, Snapshot};
+use crate::books::lock;
+use crate::core::PeerNo;
+use crate::protocol::Frame;
+use crate::roster::LinkNo;
+
+/// How long a goodbye may take to be written.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+impl Shell {
+    /// Looks for peers that are silent, and lets others know that this side is there.
+    pub(super) fn watch_silence(&mut self) {
+        let now = self.now();
+        if self.links.is_empty() {
+            self.alive_at = None;
+            return;
+        }
+        let due = *self.alive_at.get_or_insert(now + self.silence / 4);
+        if now < due {
+            return;
+        }
+        self.alive_at = Some(now + self.silence / 4);
+        self.links.values_mut().for_each(Link::ping);
+        let silent = |link: &Link| now.saturating_sub(link.heard) >= self.silence;
+        let silent: Vec<LinkNo> =
+            self.links.iter().filter(|(_, link)| silent(link)).map(|(no, _)| *no).collect();
+        let error = Error::Silent(self.silence.as_millis().try_into().unwrap_or(u64::MAX));
+        for link in silent {
+            self.lose_link(link, &error);
+        }
+        self.obey();
+    }
+
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let view = |(_, name, epoch, lanes)| PeerView { name, epoch, lanes };
+        let (transfers, chunks) = self.core.outstanding();
+        Snapshot {
+            peers: self.core.views().into_iter().map(view).collect(),
+            transfers,
+            chunks,
+            leases: lock(&self.shared.grants).len(),
+            wakeups: self.shared.wakeups.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Ends everything.
+    pub(super) async fn close(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
+        orders.close();
+        while let Ok(order) = orders.try_recv() {
+            // What waits for an answer gets it: the agent is closed.
+            drop(order);
+        }
+        let now = self.now();
+        let peers: Vec<PeerNo> = self.peers.keys().copied().collect();
+        for peer in peers {
+            self.core.lost(now, peer, &Error::Closed);
+        }
+        self.obey();
+        // They end what is under way, and say so.
+        for carrier in &*self.shared.carriers {
+            carrier.fabric.close();
+        }
+        for fabric in 0..self.shared.carriers.len() {
+            self.poll(fabric);
+        }
+        let goodbye = Frame::Bye("it was closed".into()).encode();
+        let mut writing = Vec::new();
+        for (_, mut link) in self.links.drain() {
+            // Whoever is too far behind will see the end of the connection.
+            let _ = link.say(goodbye.clone());
+            writing.extend(link.end());
+        }
+        for task in writing {
+            timeout(GOODBYE, task).await.ok();
+        }
+        for (_, transfer) in self.transfers.drain() {
+            transfer.close();
+        }
+    }
+}
