@@ -31,14 +31,15 @@ e2e: ## real vLLM engines behind the sidecar, and real transfers over every libr
 	$(PYTHON) -m pytest tests/e2e -v
 	cargo test -p kvferry-ucx-sys -p kvferry-nixl-sys -p kvferry-transfer
 
-bench: ## the sidecar beside another proxy and no proxy, connectors beside each other; tables, JSON, plots in target/bench
-	@$(SETUP) peers
+bench: ## the sidecar, connectors and transfers beside their peers; tables, JSON, plots in target/bench; about an hour
+	@$(SETUP) peers vllm fabric
 	cargo build --release -p kvferry-bench -p kvferry-sidecar -p kvferry-emulator
 	target/release/kvferry-bench proxy --sidecar target/release/kvferry-sidecar \
 	  --emulator target/release/kvferry-emulator --router .venv-peers/bin/vllm-router --out target/bench
 	target/release/kvferry-bench connectors --sidecar target/release/kvferry-sidecar \
 	  --emulator target/release/kvferry-emulator --out target/bench
 	target/release/kvferry-bench client --emulator target/release/kvferry-emulator --out target/bench
+	target/release/kvferry-bench transfer --local --scorecard --out target/bench
 
 lint: ## formatting and lints, Rust and Python
 	@$(SETUP) base

@@ -21,6 +21,9 @@ const FILES: &str = "Files";
 /// How fast KV blocks move between two processes, over every fabric, beside what the machine could do at most.
 #[derive(Debug, Clone, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "switches of a command line")]
+#[command(
+    override_usage = "kvferry-bench transfer <--local | --connect HOST:PORT,.. | --serve IP:PORT> [OPTIONS]"
+)]
 #[command(group = ArgGroup::new("role").required(true).args(["local", "connect", "serve", "worker"]))]
 pub struct TransferArgs {
     /// Both ends here, in processes of their own.

@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kvferry_transfer::fabric::Lane;
+
 use crate::Error;
 
 /// How a transfer went.
@@ -33,6 +35,8 @@ pub struct Report {
 pub struct LaneUse {
     /// Which: the backend, and the rail's number if there are several.
     pub lane: Arc<str>,
+    /// What really carried the bytes, as the fabric has found out.
+    pub way: Option<Arc<Lane>>,
     /// Bytes that arrived over it.
     pub bytes: u64,
     /// From the first chunk's begin to the last one's end.

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::facts::Facts;
 use crate::judge::{Finding, Level, Verdict};
+use crate::peer::Measured;
 
 /// All that was found.
 #[derive(Debug, Serialize)]
@@ -14,6 +15,9 @@ pub struct Report {
     pub verdict: Verdict,
     /// The worst first.
     pub findings: Vec<Finding>,
+    /// What was measured with a peer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub measured: Option<Measured>,
     /// What they rest on.
     pub facts: Facts,
 }

@@ -123,9 +123,9 @@ impl Core {
         lane.failures = 0;
         lane.counts.bytes += flight.todo.piece.bytes;
         lane.counts.chunks += 1;
-        let label = lane.spec.label.clone();
+        let (label, way) = (lane.spec.label.clone(), lane.counts.way.clone());
         if let Some(of) = self.transfers.get_mut(&flight.transfer) {
-            of.arrived(now, &label, flight.begun, flight.todo.piece.bytes);
+            of.arrived(now, label, way, flight.begun, flight.todo.piece.bytes);
         }
         self.complete_if_over(now, flight.transfer);
         self.pump(now, flight.lane.peer);

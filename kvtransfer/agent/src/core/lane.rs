@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kvferry_transfer::fabric;
+
 use super::{Pace, Time};
 use crate::Error;
 use crate::limits::{LANE_REST, LANE_REST_MOST};
@@ -54,6 +56,8 @@ pub(super) struct Lane {
 pub struct LaneView {
     /// What reports call it.
     pub label: Arc<str>,
+    /// What really carries the bytes, once it was up. It may be another one after it was lost.
+    pub way: Option<Arc<fabric::Lane>>,
     /// `up`, `down`, ...
     pub state: &'static str,
     /// Why it is not up, if it failed.
@@ -87,6 +91,7 @@ impl Lane {
     pub(super) fn new(spec: LaneSpec) -> Self {
         let counts = LaneView {
             label: Arc::clone(&spec.label),
+            way: None,
             state: "untried",
             reason: None,
             bytes: 0,

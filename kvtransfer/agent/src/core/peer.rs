@@ -1,8 +1,9 @@
 //! A peer's lanes: which are tried when, and what becomes of them.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 
-use kvferry_transfer::{AgentName, Epoch};
+use kvferry_transfer::{AgentName, Epoch, fabric};
 
 use super::lane::{Lane, LaneSpec, State};
 use super::timers::Due;
@@ -57,9 +58,10 @@ impl Peer {
 
 impl Core {
     /// A lane can be used.
-    pub fn lane_up(&mut self, now: Time, lane: LaneNo) {
+    pub fn lane_up(&mut self, now: Time, lane: LaneNo, way: Arc<fabric::Lane>) {
         let Some(of) = self.lane_mut(lane).filter(|lane| lane.state == State::Reaching) else { return };
         of.state = State::Up;
+        of.counts.way = Some(way);
         self.timers.clear(Due::Lane(lane));
         self.pump(now, lane.peer);
     }

@@ -3,6 +3,8 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use kvferry_transfer::fabric::Lane;
+
 use super::cut::{Cut, Piece};
 use super::{ChunkNo, Pace, PeerNo, Time, Work};
 use crate::limits::MAX_LISTED;
@@ -81,11 +83,18 @@ impl Transfer {
     }
 
     /// A piece has arrived, over a lane on which it set out at `begun`.
-    pub(super) fn arrived(&mut self, now: Time, lane: &Arc<str>, begun: Time, bytes: u64) {
+    pub(super) fn arrived(
+        &mut self,
+        now: Time,
+        lane: Arc<str>,
+        way: Option<Arc<Lane>>,
+        begun: Time,
+        bytes: u64,
+    ) {
         self.report.bytes += bytes;
-        let known = self.report.lanes.iter().position(|of| of.lane == *lane);
+        let known = self.report.lanes.iter().position(|of| of.lane == lane && of.way == way);
         let at = known.unwrap_or_else(|| {
-            self.report.lanes.push(LaneUse { lane: Arc::clone(lane), bytes: 0, took: Time::ZERO, chunks: 0 });
+            self.report.lanes.push(LaneUse { lane, way, bytes: 0, took: Time::ZERO, chunks: 0 });
             self.firsts.push(begun);
             self.firsts.len() - 1
         });

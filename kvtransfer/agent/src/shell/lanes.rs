@@ -1,7 +1,9 @@
 //! Lanes: each is one fabric of this side and the one of the peer's that can talk to it.
 
+use std::sync::Arc;
+
 use kvferry_transfer::PeerId;
-use kvferry_transfer::fabric::Backend;
+use kvferry_transfer::fabric::{Backend, Copying, Lane};
 
 use super::run::Shell;
 use crate::Error;
@@ -52,8 +54,8 @@ impl Shell {
                 path.id = Some(id);
                 self.paths.insert((path.own, id), lane);
                 // The peer may have come first; then nothing more is said about it.
-                if carrier.fabric.lane(id).is_some() {
-                    self.core.lane_up(now, lane);
+                if let Some(way) = carrier.fabric.lane(id) {
+                    self.lane_up(lane, way);
                 }
             }
             // That two are not on one host is no failure.
@@ -74,11 +76,19 @@ impl Shell {
         }
     }
 
-    pub(super) fn lane_connected(&mut self, fabric: usize, id: PeerId) {
+    pub(super) fn lane_connected(&mut self, fabric: usize, id: PeerId, way: Lane) {
         if let Some(lane) = self.paths.get(&(fabric, id)) {
-            let (lane, now) = (*lane, self.now());
-            self.core.lane_up(now, lane);
+            self.lane_up(*lane, way);
         }
+    }
+
+    fn lane_up(&mut self, lane: LaneNo, way: Lane) {
+        if way.copying == Copying::Emulated {
+            // Correct, and several times slower than what was probably meant: nobody should have to guess.
+            tracing::warn!(%way, "a library makes messages of what its lane should carry");
+        }
+        let now = self.now();
+        self.core.lane_up(now, lane, Arc::new(way));
     }
 
     pub(super) fn lane_lost(&mut self, fabric: usize, id: PeerId, error: kvferry_transfer::Error) {

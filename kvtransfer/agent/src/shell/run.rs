@@ -231,7 +231,7 @@ impl Shell {
         self.shared.carriers[fabric].fabric.poll(&mut events);
         for event in events {
             match event {
-                FabricEvent::Connected(peer, _) => self.lane_connected(fabric, peer),
+                FabricEvent::Connected(peer, way) => self.lane_connected(fabric, peer, way),
                 FabricEvent::Lost(peer, error) => self.lane_lost(fabric, peer, error),
                 FabricEvent::Done(id) => self.moved(fabric, id, Ok(())),
                 FabricEvent::Failed(id, error) => self.moved(fabric, id, Err(error.into())),

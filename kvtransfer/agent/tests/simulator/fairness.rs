@@ -9,6 +9,8 @@ use kvferry_agent::limits::{CHUNK_BYTES, LANE_BYTES};
 use kvferry_transfer::fabric::Direction;
 use kvferry_transfer::{AgentName, Epoch, Place, RegionId, Segment};
 
+use crate::way;
+
 const GIB: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
 
@@ -17,7 +19,7 @@ fn core(lanes: u8) -> (Core, PeerNo) {
     let specs = (0..lanes).map(|index| LaneSpec { label: format!("tcp#{index}").into(), tier: 1 }).collect();
     let peer = core.met(Time::ZERO, AgentName::new("p").unwrap(), Epoch(1), specs).unwrap();
     for index in 0..lanes {
-        core.lane_up(Time::ZERO, LaneNo { peer, index });
+        core.lane_up(Time::ZERO, LaneNo { peer, index }, way());
     }
     (core, peer)
 }

@@ -7,6 +7,9 @@ mod random;
 mod rules;
 mod world;
 
+use std::sync::Arc;
+
+use kvferry_transfer::fabric::{Copying, Lane};
 use random::Random;
 use world::World;
 
@@ -15,6 +18,12 @@ const SCHEDULES: u64 = 20_000;
 
 /// Steps of a schedule: enough for several transfers to begin, fail over, and end.
 const STEPS: u64 = 120;
+
+/// What carries the bytes of every lane.
+fn way() -> Arc<Lane> {
+    let (transport, device) = ("tcp".to_owned(), "lo".to_owned());
+    Arc::new(Lane { transport, device, copying: Copying::Socket, encrypted: false })
+}
 
 fn run(seed: u64) -> world::Tally {
     let mut world = World::new(seed);

@@ -11,6 +11,7 @@ use kvferry_transfer::{AgentName, Epoch, Place, RegionId, Segment};
 
 use crate::random::Random;
 use crate::rules::{Chunk, Rules};
+use crate::way;
 
 /// How far the fabric is with a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -261,7 +262,7 @@ impl World {
             },
             Link::Reaching => {
                 self.links.insert(lane, Link::Up);
-                self.core.lane_up(self.now, lane);
+                self.core.lane_up(self.now, lane, way());
             }
             Link::Up if self.random.chance(self.trouble / 4) => self.lane_down(lane, &lost),
             Link::Leaving if self.random.chance(self.trouble / 10) => {

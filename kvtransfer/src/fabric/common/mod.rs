@@ -11,7 +11,7 @@ mod wire;
 
 pub(crate) use events::EventQueue;
 pub(crate) use header::{Identity, read_header, write_header};
-pub(crate) use inbox::Inbox;
+pub(crate) use inbox::{Doorbell, Inbox};
 pub(crate) use ledger::{Ledger, regions};
 pub(crate) use ranges::{Ranges, Sums};
 pub(crate) use timers::{Alarm, Timers};

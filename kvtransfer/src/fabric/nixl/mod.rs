@@ -59,7 +59,7 @@ use self::limits::{MAX_UNPOLLED, MESSAGE_OVERHEAD};
 use self::metadata::Metadata;
 use self::opening::{ClosesOnDrop, joined, start, waited};
 use self::shared::{Command, Shared};
-use super::common::{Identity, Inbox, Ledger, regions};
+use super::common::{Doorbell, Identity, Inbox, Ledger, regions};
 use super::tcp::TcpFabric;
 use super::{Backend, Event, Fabric, Lane, Limits, Request};
 use crate::lease::Lease;
@@ -94,8 +94,12 @@ impl NixlFabric {
         let (plugin, telemetry) = (options.plugin.clone(), options.telemetry);
         let me = Identity { name: options.control.name.clone(), epoch: options.control.epoch };
         let control = TcpFabric::open(options.control.clone())?;
-        let shared =
-            Shared { ledger: Ledger::new()?, inbox: Inbox::new()?, control, measured: Mutex::default() };
+        let shared = Shared {
+            ledger: Ledger::new()?,
+            inbox: Inbox::new(Doorbell::new()?),
+            control,
+            measured: Mutex::default(),
+        };
         let shared = Arc::new(shared);
         let (answer, opened) = sync_channel(1);
         let (nixl, state, identity) = (Arc::clone(&library), Arc::clone(&shared), me.clone());

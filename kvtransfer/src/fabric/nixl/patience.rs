@@ -1,6 +1,6 @@
 //! How a thread waits for what nothing tells the end of: eagerly at first, then with naps, then with longer ones.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -48,7 +48,7 @@ fn sleep<C>(most: Duration, inbox: &Inbox<C>, other: Option<BorrowedFd<'_>>, unt
     // The kernel counts in whole milliseconds: rather late than early.
     let millis = left.as_millis() + u128::from(!left.subsec_nanos().is_multiple_of(1_000_000));
     let timeout = PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX);
-    let descriptors = [Some(inbox.wake_fd()), other].into_iter().flatten();
+    let descriptors = [Some(inbox.bell().as_fd()), other].into_iter().flatten();
     let mut watched: Vec<PollFd<'_>> = descriptors.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
     // Woken for nothing, at worst.
     poll(&mut watched, timeout).ok();

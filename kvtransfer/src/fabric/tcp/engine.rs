@@ -381,8 +381,8 @@ pub(super) fn run(shared: &Shared, index: usize) {
 /// Leaves the sockets to callers, who have come a moment ago. `false` if somebody kicks or it is time for something else.
 fn stands_aside(worker: &Worker, due: Option<Instant>) -> bool {
     worker.forget_kicks();
-    // One of those may have been about work that is left.
-    if !worker.lie_down() || lock(&worker.engine).has_work() {
+    // One of those may have been about work that is left; whoever is at work right now will kick if there is some.
+    if !worker.lie_down() || worker.engine.try_lock().is_ok_and(|engine| engine.has_work()) {
         worker.get_up();
         return false;
     }

@@ -13,7 +13,9 @@ pub(super) struct Proof(Hmac<Sha256>);
 impl Proof {
     pub(super) fn of(secret: &[u8], parts: &[&[u8]]) -> Self {
         let mut mac = Hmac::new_from_slice(secret).expect("a key of any length will do");
-        parts.iter().for_each(|part| mac.update(part));
+        for part in parts {
+            mac.update(part);
+        }
         Self(mac)
     }
 

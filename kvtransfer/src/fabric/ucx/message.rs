@@ -5,10 +5,9 @@
 //! that nobody speaks for another) and with its place in the order.
 
 use super::limits::{ASK_PART, MAX_ADDRESS, MAX_KEY, PROTOCOL, SUM_PART};
-use crate::fabric::common::{Identity, Reader, Writer};
+use crate::fabric::common::{Identity, Ranges, Reader, Sums, Writer};
 use crate::fabric::{Direction, Limits};
 use crate::lease::Refused;
-use crate::segment::Span;
 use crate::{Epoch, Error, RegionId, Token};
 
 /// A peer that does not keep to the protocol: what it did.
@@ -172,11 +171,11 @@ impl Message<'_> {
                 out.put_u8(u8::from(*direction == Direction::Write) | u8::from(*checksum) << 1);
                 out.put(&token.0);
                 out.put_u32(u32::try_from(*count).expect("a request has at most 2 Mi segments"));
-                out.put(part.0);
+                out.put(part.bytes());
             }
             Self::More { id, part } => {
                 named(&mut out, MORE, *id);
-                out.put(part.0);
+                out.put(part.bytes());
             }
             Self::Never(id) => named(&mut out, NEVER, *id),
             Self::Key { region, base, len, key } => {
@@ -207,7 +206,7 @@ impl Message<'_> {
             Self::Sums { id, direction, part } => {
                 named(&mut out, SUMS, *id);
                 out.put_u8(u8::from(*direction == Direction::Write));
-                out.put(part.0);
+                out.put(part.bytes());
             }
             Self::Verdict { id, wrong } => {
                 named(&mut out, VERDICT, *id);
@@ -241,13 +240,14 @@ impl<'a> Message<'a> {
                 let (id, flags) = (reader.u64()?, reader.u8().filter(|flags| *flags < 4)?);
                 let direction = if flags & 1 == 0 { Direction::Read } else { Direction::Write };
                 let (token, count) = (Token(reader.array()?), usize::try_from(reader.u32()?).ok()?);
-                let part = Ranges::read(reader)?;
+                let part = Ranges::read(reader, ASK_PART)?;
                 let fits = count <= Limits::MAX_SEGMENTS && part.len() == count.min(ASK_PART);
                 fits.then_some(Self::Ask { id, direction, token, checksum: flags & 2 != 0, count, part })?
             }
-            MORE => {
-                Self::More { id: reader.u64()?, part: Ranges::read(reader).filter(|part| part.len() > 0)? }
-            }
+            MORE => Self::More {
+                id: reader.u64()?,
+                part: Ranges::read(reader, ASK_PART).filter(|part| part.len() > 0)?,
+            },
             NEVER => Self::Never(reader.u64()?),
             KEY => {
                 let region = RegionId(reader.u32()?);
@@ -270,7 +270,7 @@ impl<'a> Message<'a> {
             SUMS => {
                 let (id, flag) = (reader.u64()?, reader.u8().filter(|flag| *flag < 2)?);
                 let direction = if flag == 0 { Direction::Read } else { Direction::Write };
-                Self::Sums { id, direction, part: Sums::read(reader)? }
+                Self::Sums { id, direction, part: Sums::read(reader, SUM_PART)? }
             }
             VERDICT => {
                 let (id, flag) = (reader.u64()?, reader.u8().filter(|flag| *flag < 2)?);
@@ -334,79 +334,11 @@ impl Cut for str {
     }
 }
 
-/// Ranges of a peer's regions, as they came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Ranges<'a>(&'a [u8]);
-
-impl<'a> Ranges<'a> {
-    const EACH: usize = 20;
-
-    /// As bytes, which [`Ranges::of`] takes.
-    pub(super) fn encode(spans: &[Span]) -> Vec<u8> {
-        let mut out = Vec::with_capacity(spans.len() * Self::EACH);
-        for span in spans {
-            out.put_u32(span.at.region.0);
-            out.put_u64(span.at.offset);
-            out.put_u64(span.len);
-        }
-        out
-    }
-
-    /// Of what [`Ranges::encode`] has made.
-    pub(super) const fn of(encoded: &'a [u8]) -> Self {
-        Self(encoded)
-    }
-
-    fn read(reader: &mut Reader<'a>) -> Option<Self> {
-        let bytes = reader.rest();
-        let whole = bytes.len().is_multiple_of(Self::EACH) && bytes.len() <= ASK_PART * Self::EACH;
-        whole.then_some(Self(bytes))
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.0.len() / Self::EACH
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = Span> + 'a {
-        self.0.chunks_exact(Self::EACH).filter_map(|bytes| {
-            let mut reader = Reader::new(bytes);
-            Some(Span::new(RegionId(reader.u32()?), reader.u64()?, reader.u64()?))
-        })
-    }
-}
-
-/// Checksums, as they came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Sums<'a>(&'a [u8]);
-
-impl<'a> Sums<'a> {
-    const EACH: usize = 4;
-
-    /// As bytes, which [`Sums::of`] takes.
-    pub(super) fn encode(sums: &[u32]) -> Vec<u8> {
-        sums.iter().flat_map(|sum| sum.to_le_bytes()).collect()
-    }
-
-    /// Of what [`Sums::encode`] has made.
-    pub(super) const fn of(encoded: &'a [u8]) -> Self {
-        Self(encoded)
-    }
-
-    fn read(reader: &mut Reader<'a>) -> Option<Self> {
-        let bytes = reader.rest();
-        let whole = bytes.len().is_multiple_of(Self::EACH) && bytes.len() <= SUM_PART * Self::EACH;
-        whole.then_some(Self(bytes))
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = u32> + 'a {
-        self.0.chunks_exact(Self::EACH).filter_map(|bytes| Reader::new(bytes).u32())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::AgentName;
+    use crate::segment::Span;
 
     fn hello() -> Hello {
         let identity = |name| Identity { name: AgentName::new(name).unwrap(), epoch: Epoch(9) };

@@ -30,12 +30,12 @@
 
 mod cut;
 mod engine;
-mod inbox;
 mod lanes;
 mod library;
 mod limits;
 mod message;
 mod metadata;
+mod names;
 mod options;
 mod raw;
 mod shared;
@@ -52,12 +52,11 @@ use bytes::Bytes;
 use kvferry_ucx_sys::Library;
 
 use self::engine::{Engine, Op};
-use self::inbox::Command;
 use self::limits::{MAX_UNPOLLED, MESSAGE_OVERHEAD};
 use self::metadata::Metadata;
 use self::raw::{Context, Worker};
-use self::shared::{Shared, regions};
-use super::common::Identity;
+use self::shared::{Command, Shared};
+use super::common::{Identity, regions};
 use super::{Backend, Event, Fabric, Lane, Limits, Request};
 use crate::lease::Lease;
 use crate::memory::{Kind, Region};
@@ -163,16 +162,16 @@ impl Fabric for UcxFabric {
     fn register(&self, region: Region) -> Result<RegionId, Error> {
         let (answer, registered) = sync_channel(1);
         let id = {
-            let mut state = self.shared.state();
-            state.open()?;
-            let id = state.registry.add(region.clone())?;
+            let mut pages = self.shared.ledger.pages();
+            pages.open()?;
+            let id = pages.registry.add(region.clone())?;
             self.shared.inbox.push(Command::Register(id, region, answer));
             id
         };
         let result = waited(&registered).and_then(|result| result);
         if result.is_err() {
             // Nobody knows its number; after closing it is gone already.
-            drop(self.shared.state().registry.remove(id));
+            drop(self.shared.ledger.pages().registry.remove(id));
         }
         result.map(|()| id)
     }
@@ -180,38 +179,36 @@ impl Fabric for UcxFabric {
     fn deregister(&self, region: RegionId) -> Result<(), Error> {
         let (answer, done) = sync_channel(1);
         {
-            let mut state = self.shared.state();
-            state.open()?;
-            state.registry.get(region)?;
-            if state.names(region) {
+            let mut pages = self.shared.ledger.pages();
+            pages.open()?;
+            pages.registry.get(region)?;
+            if pages.names(region) {
                 return Err(Error::RegionBusy(region));
             }
-            state.registry.remove(region)?;
+            pages.registry.remove(region)?;
             self.shared.inbox.push(Command::Deregister(region, answer));
         }
         waited(&done)
     }
 
     fn metadata(&self) -> Result<Bytes, Error> {
-        self.shared.state().open()?;
+        self.shared.ledger.pages().open()?;
         Ok(self.me.encode().into())
     }
 
     fn connect(&self, metadata: &[u8]) -> Result<PeerId, Error> {
         let Metadata { identity, address } = Metadata::decode(metadata)?;
-        let mut state = self.shared.state();
-        state.open()?;
+        let mut pages = self.shared.ledger.pages();
+        pages.open()?;
         if identity == self.me.identity {
             return Err(Error::Metadata("it is this side's own"));
         }
-        if let Some(id) = state.id_of(&identity) {
-            if let Some(known) = state.peer(id) {
-                known.named = true;
-            }
-            return Ok(id);
+        let id = self.shared.names().name(&identity)?;
+        let new = pages.peer(id).is_none();
+        pages.know(id).named = true;
+        if new {
+            self.shared.inbox.push(Command::Connect(id, identity, address));
         }
-        let id = state.add_peer(identity.clone(), true)?;
-        self.shared.inbox.push(Command::Connect(id, identity, address));
         Ok(id)
     }
 
@@ -221,38 +218,38 @@ impl Fabric for UcxFabric {
 
     fn grant(&self, lease: Lease) -> Result<(), Error> {
         let watch = Command::Watch(lease.token, lease.deadline);
-        self.shared.state().grant(lease)?;
+        self.shared.ledger.pages().grant(lease)?;
         self.shared.inbox.push(watch);
         Ok(())
     }
 
     fn revoke(&self, token: Token) {
-        if self.shared.end_lease(token) {
+        if self.shared.ledger.end_lease(token) {
             self.shared.inbox.push(Command::Revoked(token));
         }
     }
 
     fn submit(&self, request: Request) -> Result<TransferId, Error> {
-        let mut state = self.shared.state();
-        state.open()?;
-        state.peer_in_use(request.peer)?;
-        request.check(&state.registry)?;
+        let mut pages = self.shared.ledger.pages();
+        pages.open()?;
+        pages.peer_in_use(request.peer)?;
+        request.check(&pages.registry)?;
         let named = regions(&request.segments);
         for region in &named {
-            let kind = state.registry.get(*region)?.kind();
+            let kind = pages.registry.get(*region)?.kind();
             if request.checksum && kind != Kind::Host {
                 return Err(Error::MemoryKind(kind.name()));
             }
         }
-        if state.under_way + self.shared.events.ends() >= Limits::MAX_TRANSFERS {
+        if pages.under_way + self.shared.ledger.events.ends() >= Limits::MAX_TRANSFERS {
             return Err(Error::Full("transfers under way, or ended and not polled (16 Ki)"));
         }
         if let Some(message) = &request.notify {
-            take_room(&mut state.peer_in_use(request.peer)?.unpolled, message)?;
+            take_room(&mut pages.peer_in_use(request.peer)?.unpolled, message)?;
         }
-        let id = TransferId(state.next_transfer);
-        state.next_transfer += 1;
-        state.begin(&named);
+        let id = TransferId(pages.next_transfer);
+        pages.next_transfer += 1;
+        pages.begin(&named);
         // Before the lock is let go: whoever parts from the peer afterwards finds it there.
         self.shared.inbox.push(Command::Submit(id, request));
         Ok(id)
@@ -266,15 +263,15 @@ impl Fabric for UcxFabric {
         if message.len() > Limits::MAX_MESSAGE {
             return Err(Error::Full("bytes of a message (64 KiB)"));
         }
-        let mut state = self.shared.state();
-        state.open()?;
-        take_room(&mut state.peer_in_use(peer)?.unpolled, &message)?;
+        let mut pages = self.shared.ledger.pages();
+        pages.open()?;
+        take_room(&mut pages.peer_in_use(peer)?.unpolled, &message)?;
         self.shared.inbox.push(Command::Notify(peer, message));
         Ok(())
     }
 
     fn poll(&self, events: &mut Vec<Event>) -> usize {
-        let drained = self.shared.events.drain(events);
+        let drained = self.shared.ledger.events.drain(events);
         if drained.was_full {
             self.shared.inbox.push(Command::Resume);
         }
@@ -282,18 +279,18 @@ impl Fabric for UcxFabric {
     }
 
     fn wake_fd(&self) -> BorrowedFd<'_> {
-        self.shared.events.wake_fd()
+        self.shared.ledger.events.wake_fd()
     }
 
     fn lane(&self, peer: PeerId) -> Option<Lane> {
-        self.shared.state().lane(peer)
+        self.shared.ledger.pages().lane(peer)
     }
 
     fn close(&self) {
         // Held until all is over, so that whoever else closes it meanwhile also finds it closed.
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(thread) = thread.take() else { return };
-        self.shared.state().closed = true;
+        self.shared.ledger.pages().closed = true;
         self.shared.inbox.push(Command::Close);
         joined(thread);
     }

@@ -3,11 +3,13 @@
 mod accelerators;
 mod host;
 mod libraries;
+mod peer;
 mod rdma;
 
 use serde::Serialize;
 
 use crate::facts::Facts;
+use crate::peer::Measured;
 
 /// How much a finding matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -80,33 +82,52 @@ pub struct Verdict {
     pub sentence: String,
 }
 
-/// Findings, the worst first; those of one level in the order of what they are about.
-pub fn judge(facts: &Facts, want: Want) -> (Vec<Finding>, Verdict) {
-    let mut findings = rdma::judge(facts, want);
+/// Findings, the worst first; those of one level in the order of what they are about. `measured`: with a peer, or why
+/// nothing could be.
+pub fn judge(
+    facts: &Facts,
+    measured: Option<&Result<Measured, String>>,
+    want: Want,
+) -> (Vec<Finding>, Verdict) {
+    let mut findings = match measured {
+        None => Vec::new(),
+        Some(Ok(measured)) => peer::judge(facts, measured, want),
+        Some(Err(why)) => vec![
+            Finding::new("peer_failed", Level::Fail, format!("nothing moved to or from the peer: {why}"))
+                .fix("see that kvferry-sidecar doctor --listen runs there, with the same secret and release"),
+        ],
+    };
+    findings.extend(rdma::judge(facts, want));
     findings.extend(libraries::judge(facts, want));
     findings.extend(accelerators::judge(facts));
     findings.extend(host::judge(facts));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
-    let verdict = verdict(facts, &findings);
+    let verdict = verdict(facts, measured.and_then(|measured| measured.as_ref().ok()), &findings);
     (findings, verdict)
 }
 
-fn verdict(facts: &Facts, findings: &[Finding]) -> Verdict {
+fn verdict(facts: &Facts, measured: Option<&Measured>, findings: &[Finding]) -> Verdict {
     let level = findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Good);
     let rdma = rdma::usable(facts);
-    let sentence = if rdma.is_empty() {
-        let why = match findings.iter().find(|finding| finding.code.starts_with("rdma_")) {
-            Some(cause) => format!(": {}", cause.what),
-            None => String::new(),
-        };
-        format!(
-            "RDMA is not used{why}. Transfers go by shared memory within this host and by TCP between hosts."
-        )
-    } else {
-        format!(
-            "RDMA can be used, over {}. Whether it is, only a transfer tells: add --peer.",
-            rdma.join(", ")
-        )
+    let sentence = match (measured, rdma.as_slice()) {
+        (Some(measured), _) => {
+            let (peer, lane) = (&measured.peer, &measured.chosen.lane);
+            let word = if peer::is_rdma(lane) { "RDMA is used" } else { "RDMA is not used" };
+            format!("{word}: transfers with {peer} go over {lane}.")
+        }
+        (None, []) => {
+            let cause = findings.iter().find(|finding| finding.code.starts_with("rdma_"));
+            let why = cause.map_or_else(String::new, |cause| format!(": {}", cause.what));
+            format!(
+                "RDMA is not used{why}. Transfers go by shared memory within this host and by TCP between hosts."
+            )
+        }
+        (None, lanes) => {
+            format!(
+                "RDMA can be used, over {}. Whether it is, only a transfer tells: add --peer.",
+                lanes.join(", ")
+            )
+        }
     };
     Verdict { level, rdma, sentence }
 }

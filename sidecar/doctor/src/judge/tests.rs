@@ -89,13 +89,13 @@ fn ucx(facts: &mut Facts) -> &mut UcxFound {
 fn found(want: Want, change: impl FnOnce(&mut Facts)) -> Vec<(&'static str, Level)> {
     let mut facts = good();
     change(&mut facts);
-    let (findings, _) = judge(&facts, want);
+    let (findings, _) = judge(&facts, None, want);
     findings.iter().filter(|found| found.level > Level::Good).map(|found| (found.code, found.level)).collect()
 }
 
 #[test]
 fn a_good_machine_has_nothing_to_complain_of_and_names_its_lane() {
-    let (findings, verdict) = judge(&good(), Want::Rdma);
+    let (findings, verdict) = judge(&good(), None, Want::Rdma);
     assert!(findings.iter().all(|found| found.level == Level::Good), "{findings:?}");
     assert_eq!((verdict.level, verdict.rdma), (Level::Good, vec!["rc_mlx5/mlx5_0:1".to_owned()]));
     assert!(verdict.sentence.contains("--peer"), "that it can does not mean that it does");
@@ -103,7 +103,7 @@ fn a_good_machine_has_nothing_to_complain_of_and_names_its_lane() {
 
 #[test]
 fn the_gid_that_is_named_is_routable_of_ipv4_and_of_this_namespace() {
-    let (findings, _) = judge(&good(), Want::Auto);
+    let (findings, _) = judge(&good(), None, Want::Auto);
     let port = findings.iter().find(|found| found.code == "rdma_port").unwrap();
     assert!(port.what.contains("GID index 3 on eth1"), "{}", port.what);
 }
@@ -150,7 +150,7 @@ fn every_warning_and_failure_says_what_to_do() {
     for change in changes {
         let mut facts = good();
         change(&mut facts);
-        let (findings, verdict) = judge(&facts, Want::Rdma);
+        let (findings, verdict) = judge(&facts, None, Want::Rdma);
         assert!(verdict.level >= Level::Warn);
         for finding in findings.iter().filter(|finding| finding.level >= Level::Warn) {
             assert!(finding.fix.is_some(), "{finding:?}");
@@ -168,7 +168,7 @@ fn a_machine_without_cards_is_fine_unless_rdma_is_wanted() {
     assert_eq!(found(Want::Rdma, without), [("rdma_no_card", Level::Fail)]);
     let mut facts = good();
     without(&mut facts);
-    let (_, verdict) = judge(&facts, Want::Auto);
+    let (_, verdict) = judge(&facts, None, Want::Auto);
     assert!(
         verdict.sentence.starts_with("RDMA is not used: this machine has no RDMA card."),
         "{}",
@@ -196,7 +196,7 @@ fn a_setting_that_shuts_rdma_out_is_named_with_its_value() {
     let mut facts = good();
     ucx(&mut facts).rdma.clear();
     facts.environment.insert("UCX_TLS".into(), "tcp".into());
-    let (findings, _) = judge(&facts, Want::Auto);
+    let (findings, _) = judge(&facts, None, Want::Auto);
     let finding = findings.iter().find(|found| found.code == "rdma_not_usable").unwrap();
     assert!(finding.fix.as_ref().unwrap().contains("UCX_TLS=tcp"));
 }
@@ -223,7 +223,7 @@ fn a_plugin_that_nixl_lists_and_cannot_use_is_told_with_its_reason() {
     let mut facts = good();
     let Probed::Found(nixl) = &mut facts.nixl else { panic!("the good machine has NIXL") };
     nixl.plugins.push(PluginFound { name: "GDS".into(), unusable: Some("no cuFile".into()) });
-    let (findings, _) = judge(&facts, Want::Auto);
+    let (findings, _) = judge(&facts, None, Want::Auto);
     let plugin = findings.iter().find(|found| found.code == "nixl_plugin").unwrap();
     assert_eq!(
         (plugin.level, plugin.what.as_str()),
@@ -236,7 +236,14 @@ fn the_worst_comes_first() {
     let mut facts = good();
     facts.limits.ptrace_scope = Some(1);
     ucx(&mut facts).rdma.clear();
-    let (findings, _) = judge(&facts, Want::Rdma);
+    let (findings, _) = judge(&facts, None, Want::Rdma);
     assert!(findings.is_sorted_by(|one, next| one.level >= next.level));
     assert_eq!(findings[0].code, "rdma_not_usable");
+}
+
+#[test]
+fn a_peer_that_cannot_be_reached_is_a_failure_with_the_reason() {
+    let (findings, verdict) = judge(&good(), Some(&Err("connection refused".into())), Want::Any);
+    assert_eq!((findings[0].code, verdict.level), ("peer_failed", Level::Fail));
+    assert!(findings[0].what.contains("connection refused"));
 }

@@ -4,7 +4,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use kvferry_agent::{Agent, Event, Events, Options, Peer, Report, Secret, Transfer, TransferOptions};
-use kvferry_transfer::fabric::Backend;
+use kvferry_transfer::fabric::{Backend, Copying};
 use kvferry_transfer::{Place, RegionId, Segment};
 use serde::Serialize;
 
@@ -107,7 +107,10 @@ async fn with(
     let mut options = Options::new(me.name, me.epoch, carriers);
     options.secret = setup.secret.as_deref().map(Secret::new);
     let (agent, mut events) = Agent::open(options).map_err(|error| error.to_string())?;
-    let peer = agent.connect(address, None).await.map_err(|error| format!("cannot connect to {address}: {error}"))?;
+    let peer = agent
+        .connect(address, None)
+        .await
+        .map_err(|error| format!("cannot connect to {address}: {error}"))?;
     let offer = offered(&mut events).await?;
     let region = agent.register(scratch()?).map_err(|error| error.to_string())?;
     let ways = Ways { agent: &agent, peer: &peer, region, offer: &offer };
@@ -120,7 +123,8 @@ async fn offered(events: &mut Events) -> Result<Offer, String> {
         while let Some(event) = events.next().await {
             match event {
                 Event::Notified(_, message) => {
-                    return Offer::of(&message).ok_or_else(|| "the peer is no doctor of this version".to_owned());
+                    return Offer::of(&message)
+                        .ok_or_else(|| "the peer is no doctor of this version".to_owned());
                 }
                 Event::Lost(_, error) => return Err(format!("the peer left: {error}")),
                 Event::Connected(_) | Event::Freed(_) => {}
@@ -128,7 +132,9 @@ async fn offered(events: &mut Events) -> Result<Offer, String> {
         }
         Err("the agent was closed".to_owned())
     };
-    tokio::time::timeout(LIMIT, wait).await.unwrap_or_else(|_| Err("the peer offers nothing; run doctor --listen there".into()))
+    tokio::time::timeout(LIMIT, wait)
+        .await
+        .unwrap_or_else(|_| Err("the peer offers nothing; run doctor --listen there".into()))
 }
 
 #[derive(Clone, Copy)]
@@ -148,7 +154,7 @@ impl Ways<'_> {
     async fn figures(&self) -> Result<Figures, String> {
         // Warms the lane up, and proves that the bytes are right.
         let report = self.begin(Way::Read, LEN, BLOCK, true).await.map_err(|failure| failure.to_string())?;
-        let (fabric, lane, zero_copy) = self.lane(&report).await;
+        let (fabric, lane, zero_copy) = carried(&report);
         Ok(Figures {
             fabric,
             lane,
@@ -157,23 +163,6 @@ impl Ways<'_> {
             write: self.rate(Way::Write).await?,
             latency_us: self.latency().await?,
         })
-    }
-
-    /// Which lane carried the most.
-    async fn lane(&self, report: &Report) -> (String, String, bool) {
-        let label = report.lanes.iter().max_by_key(|used| used.bytes).map(|used| used.lane.to_string());
-        let label = label.unwrap_or_else(|| "none".to_owned());
-        let snapshot = self.agent.snapshot().await;
-        let views = snapshot.into_iter().flat_map(|snapshot| snapshot.peers).flat_map(|peer| peer.lanes);
-        let view = views.filter(|view| *view.label == *label).find_map(|view| view.lane);
-        let fabric = label.split('#').next().unwrap_or(&label).to_owned();
-        match view {
-            Some(lane) => {
-                let zero_copy = lane.copying == kvferry_transfer::fabric::Copying::ZeroCopy;
-                (fabric, lane.to_string(), zero_copy)
-            }
-            None => (fabric, label, false),
-        }
     }
 
     fn begin(&self, way: Way, bytes: u64, block: u64, verify: bool) -> Transfer {
@@ -194,7 +183,8 @@ impl Ways<'_> {
     fn segments(&self, remote: RegionId, bytes: u64, block: u64) -> Vec<Segment> {
         let count = bytes / block;
         let place = |region, number: u64| Place { region, offset: number * block };
-        let shuffled = |number: u64| if number % 2 == 0 { number / 2 } else { count.div_ceil(2) + number / 2 };
+        let shuffled =
+            |number: u64| if number.is_multiple_of(2) { number / 2 } else { count.div_ceil(2) + number / 2 };
         (0..count)
             .map(|number| Segment {
                 local: place(self.region, number),
@@ -231,3 +221,14 @@ impl Ways<'_> {
     }
 }
 
+/// Which lane carried the most: the fabric, what really moved the bytes, and whether that was straight into place.
+fn carried(report: &Report) -> (String, String, bool) {
+    let Some(most) = report.lanes.iter().max_by_key(|used| used.bytes) else {
+        return ("none".to_owned(), "nothing".to_owned(), false);
+    };
+    let fabric = most.lane.split('#').next().unwrap_or(&most.lane).to_owned();
+    match &most.way {
+        Some(way) => (fabric, way.to_string(), way.copying == Copying::ZeroCopy),
+        None => (fabric, most.lane.to_string(), false),
+    }
+}

@@ -40,7 +40,7 @@ pub async fn serve(at: SocketAddr, setup: &Setup, say: &mut dyn FnMut(String)) -
     fill(&source);
     let regions = [&source, &sink].map(|region| agent.register(region.clone()));
     let [Ok(source), Ok(sink)] = regions else { return Err("this machine lends no memory".to_owned()) };
-    say(format!("listening on {}; run: kvferry-sidecar doctor --peer {}", me.at, listening(&agent, at)));
+    say(format!("listening; on the other side: kvferry-sidecar doctor --peer {}", listening(&agent, at)));
     let mut lent = HashMap::new();
     while let Some(event) = events.next().await {
         match event {
@@ -59,7 +59,9 @@ pub async fn serve(at: SocketAddr, setup: &Setup, say: &mut dyn FnMut(String)) -
             }
             Event::Lost(peer, _) => {
                 if let Some(tokens) = lent.remove(&(peer.name().clone(), peer.epoch())) {
-                    tokens.into_iter().for_each(|token| agent.revoke(token));
+                    for token in tokens {
+                        agent.revoke(token);
+                    }
                 }
             }
             Event::Notified(..) | Event::Freed(_) => {}
@@ -93,7 +95,8 @@ pub(super) fn scratch() -> Result<Region, String> {
 fn fill(region: &Region) {
     const PIECE: u64 = 1 << 16;
     for at in (0..LEN).step_by(1 << 16) {
-        let piece: Vec<u8> = (at..at + PIECE).map(|place| (place ^ (place >> 8) ^ (place >> 16)).to_le_bytes()[0]).collect();
+        let piece: Vec<u8> =
+            (at..at + PIECE).map(|place| (place ^ (place >> 8) ^ (place >> 16)).to_le_bytes()[0]).collect();
         // A scratch region is host memory of that length.
         let written = region.write_at(at, &piece);
         debug_assert!(written, "the region is as long as its begin says");

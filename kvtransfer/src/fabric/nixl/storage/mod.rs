@@ -21,7 +21,7 @@ use self::worker::{Command, Shared, Worker};
 use super::library;
 use super::opening::{ClosesOnDrop, joined, opened, waited};
 use super::raw::Threads;
-use crate::fabric::common::{EventQueue, Inbox};
+use crate::fabric::common::{Doorbell, EventQueue, Inbox};
 use crate::fabric::{Direction, Event, Limits, destinations_overlap};
 use crate::memory::Region;
 use crate::segment::Segment;
@@ -209,7 +209,7 @@ impl Drop for Storage {
 
 impl Shared {
     fn new() -> Result<Self, Error> {
-        Ok(Self { inbox: Inbox::new()?, events: EventQueue::new()? })
+        Ok(Self { inbox: Inbox::new(Doorbell::new()?), events: EventQueue::new()? })
     }
 
     /// Orders something; once closed, whoever waits for the answer hears that nobody gives it.

@@ -7,12 +7,12 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::Engine;
+use super::clock::Due;
 use super::hash::Job;
-use super::timers::{Due, Key};
+use crate::fabric::common::{Alarm, Ranges, regions};
 use crate::fabric::ucx::cut::{Cursor, joined};
 use crate::fabric::ucx::limits::{ASK_PART, MESSAGE_OVERHEAD, UNSENT_LOW};
-use crate::fabric::ucx::message::{Message, Ranges, Reason, Violation};
-use crate::fabric::ucx::shared::regions;
+use crate::fabric::ucx::message::{Message, Reason, Violation};
 use crate::fabric::{Direction, Event, Request};
 use crate::segment::{Segment, Span};
 use crate::{Error, PeerId, RegionId, TransferId};
@@ -34,7 +34,7 @@ pub(super) struct Transfer {
     pub(super) stage: Stage,
     /// The regions here that it names.
     regions: Vec<RegionId>,
-    deadline: Option<Key>,
+    deadline: Option<Alarm>,
     pub(super) cursor: Cursor,
     /// Whether there is nothing more to post.
     pub(super) all_posted: bool,
@@ -346,12 +346,12 @@ impl Engine {
         unsaid: Option<&Bytes>,
         result: Result<(), Error>,
     ) {
-        let mut state = self.shared.state();
-        state.end(regions);
-        if let (Err(_), Some(message), Some(known)) = (&result, unsaid, state.peer(peer)) {
+        let mut pages = self.shared.ledger.pages();
+        pages.end(regions);
+        if let (Err(_), Some(message), Some(known)) = (&result, unsaid, pages.peer(peer)) {
             known.unpolled = known.unpolled.saturating_sub(message.len() + MESSAGE_OVERHEAD);
         }
-        self.shared.events.push(match result {
+        self.shared.ledger.events.push(match result {
             Ok(()) => Event::Done(id),
             Err(error) => Event::Failed(id, error),
         });

@@ -110,7 +110,7 @@ impl Engine {
             Message::Verdict { id: number, wrong } => self.judged(id, TransferId(number), wrong)?,
             Message::Notify(message) => self.message_for_caller(id, Bytes::copy_from_slice(message)),
             Message::Credit(weight) => {
-                if let Some(known) = self.shared.state().peer(id) {
+                if let Some(known) = self.shared.ledger.pages().peer(id) {
                     let weight = usize::try_from(weight).unwrap_or(usize::MAX);
                     known.unpolled = known.unpolled.saturating_sub(weight);
                 }
@@ -145,7 +145,7 @@ impl Engine {
     pub(super) fn message_for_caller(&mut self, id: PeerId, message: Bytes) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.owed += message.len() + MESSAGE_OVERHEAD;
-        self.shared.events.push(Event::Notified(id, message));
+        self.shared.ledger.events.push(Event::Notified(id, message));
         self.give_credit_to(id);
     }
 
@@ -160,7 +160,7 @@ impl Engine {
 
     fn give_credit_to(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        if peer.owed >= CREDIT_STEP && !self.shared.events.is_full() {
+        if peer.owed >= CREDIT_STEP && !self.shared.ledger.events.is_full() {
             let weight = std::mem::take(&mut peer.owed);
             self.say(id, &Message::Credit(u64::try_from(weight).unwrap_or(u64::MAX)));
         }

@@ -4,8 +4,8 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Instant;
 
+use super::clock::Due;
 use super::peer::{Peer, Stage};
-use super::timers::Due;
 use super::{Engine, Op};
 use crate::fabric::Event;
 use crate::fabric::common::Identity;
@@ -20,7 +20,7 @@ impl Engine {
     /// The caller wants to meet a peer.
     pub(super) fn connect(&mut self, id: PeerId, identity: Identity, address: &[u8]) {
         // It may have come here first, and may be gone again.
-        if self.peers.contains_key(&id) || self.shared.state().peer(id).is_none() {
+        if self.peers.contains_key(&id) || self.shared.ledger.pages().peer(id).is_none() {
             return;
         }
         let ours = self.meet(id, identity.clone(), address);
@@ -79,7 +79,7 @@ impl Engine {
         if to != self.me.identity {
             return self.turn_away(from, &address, link);
         }
-        let mut known = self.shared.state().id_of(&from);
+        let mut known = self.shared.names().id_of(&from);
         if let Some(id) = known
             && let Some(peer) = self.peers.get_mut(&id)
         {
@@ -96,7 +96,7 @@ impl Engine {
         }
         let added = match known {
             Some(id) => Ok(id),
-            None => self.shared.state().add_peer(from.clone(), false),
+            None => self.name(&from),
         };
         // Beyond what there may be, it waits in vain.
         let Ok(id) = added else { return };
@@ -107,9 +107,17 @@ impl Engine {
         }
     }
 
+    /// A number for somebody who comes by itself; a caller's, if one has named it meanwhile.
+    fn name(&self, identity: &Identity) -> Result<PeerId, Error> {
+        let mut pages = self.shared.ledger.pages();
+        let id = self.shared.names().name(identity)?;
+        pages.know(id);
+        Ok(id)
+    }
+
     /// Tells somebody who wants to meet an earlier life of this side who is here now.
     fn turn_away(&mut self, from: Identity, address: &[u8], link: Link) {
-        let Ok(id) = self.shared.state().new_id() else { return };
+        let Ok(id) = self.shared.names().new_id() else { return };
         self.meet(id, from, address);
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.theirs = Some(link);
@@ -168,10 +176,10 @@ impl Engine {
         if lane.copying == Copying::ZeroCopy {
             peer.pace = Pace::DIRECT;
         }
-        if let Some(known) = self.shared.state().peer(id) {
+        if let Some(known) = self.shared.ledger.pages().peer(id) {
             known.lane = Some(lane.clone());
             known.named = true;
-            self.shared.events.push(Event::Connected(id, lane));
+            self.shared.ledger.events.push(Event::Connected(id, lane));
         }
         self.deliver(id);
     }

@@ -6,9 +6,10 @@
 //! - [`ask`]: transfers of this side, and [`pump`], which posts their operations in turns;
 //! - [`serve`]: what peers do under this side's leases;
 //! - [`hash`]: checksums, a little at a time;
-//! - [`regions`], [`timers`].
+//! - [`regions`], [`clock`].
 
 mod ask;
+mod clock;
 mod hash;
 mod hear;
 mod meet;
@@ -17,9 +18,9 @@ mod peer;
 mod pump;
 mod regions;
 mod serve;
-mod timers;
 
 use std::collections::{HashMap, VecDeque};
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -27,16 +28,16 @@ use std::time::Instant;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use self::ask::Transfer;
+use self::clock::Due;
 use self::hash::Hashing;
 use self::peer::Peer;
-use self::timers::{Due, Timers};
-use super::inbox::Command;
 use super::limits::{CLOSE_WITHIN, DOZE, LONGEST_SLEEP, PROGRESS_TURNS};
 use super::message::Link;
 use super::metadata::Metadata;
 use super::options::UcxOptions;
 use super::raw::{Mapped, Posted, Status, Worker};
-use super::shared::Shared;
+use super::shared::{Command, Shared};
+use crate::fabric::common::Timers;
 use crate::{Error, PeerId, RegionId, TransferId};
 
 /// What an operation is for.
@@ -82,7 +83,7 @@ pub(super) struct Engine {
     /// Peers that may have something to post.
     active: VecDeque<PeerId>,
     hashing: VecDeque<Hashing>,
-    timers: Timers,
+    timers: Timers<Due>,
     /// Operations that ended when they were posted.
     ended: Vec<(Op, Result<(), Status>)>,
     closing: Option<Instant>,
@@ -232,7 +233,7 @@ impl Engine {
             let timeout = PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX);
             let mut watched = [
                 PollFd::new(self.worker.event_fd(), PollFlags::POLLIN),
-                PollFd::new(self.shared.inbox.wake_fd(), PollFlags::POLLIN),
+                PollFd::new(self.shared.inbox.bell().as_fd(), PollFlags::POLLIN),
             ];
             // Woken for nothing, at worst.
             poll(&mut watched, timeout).ok();

@@ -3,12 +3,12 @@
 
 use std::time::Instant;
 
+use super::clock::Due;
 use super::peer::Stage;
-use super::timers::Due;
 use super::{Engine, Op};
 use crate::fabric::Event;
-use crate::fabric::ucx::inbox::Command;
 use crate::fabric::ucx::message::Message;
+use crate::fabric::ucx::shared::Command;
 use crate::{Error, PeerId, TransferId};
 
 impl Engine {
@@ -30,7 +30,11 @@ impl Engine {
     fn begin_parting(&mut self, id: PeerId, why: &Error) -> bool {
         let Some(peer) = self.peers.get_mut(&id).filter(|peer| !peer.is_parting()) else { return false };
         peer.stage = Stage::Parting(why.clone());
-        let known = self.shared.state().remove_peer(id, &peer.identity);
+        let known = {
+            let mut pages = self.shared.ledger.pages();
+            self.shared.names().forget(id, &peer.identity);
+            pages.remove_peer(id)
+        };
         peer.known = known.is_some_and(|known| known.named);
         peer.turns.clear();
         peer.collecting = None;
@@ -110,10 +114,10 @@ impl Engine {
             }
         }
         for (_, serving) in peer.serving {
-            self.shared.done_with(serving.using);
+            self.shared.ledger.done_with(serving.using);
         }
         if peer.known {
-            self.shared.events.push(Event::Lost(id, why));
+            self.shared.ledger.events.push(Event::Lost(id, why));
         }
     }
 

@@ -7,10 +7,11 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::Engine;
+use super::clock::Due;
 use super::hash::Job;
-use super::timers::Due;
+use crate::fabric::common::{Ranges, Sums};
 use crate::fabric::ucx::limits::{ASK_PART, MESSAGE_OVERHEAD, SUM_PART};
-use crate::fabric::ucx::message::{Message, Ranges, Reason, Sums, Violation};
+use crate::fabric::ucx::message::{Message, Reason, Violation};
 use crate::fabric::{Direction, Limits};
 use crate::lease::{Access, Refused, Use};
 use crate::memory::Kind;
@@ -101,16 +102,17 @@ impl Engine {
             Direction::Read => Access::Read,
             Direction::Write => Access::Write,
         };
-        let begun = self.shared.state().leases.begin(token, access, spans.iter().copied(), Instant::now());
+        let begun =
+            self.shared.ledger.pages().leases.begin(token, access, spans.iter().copied(), Instant::now());
         let using = match begun {
             Ok(using) => using,
             Err(refused) => return self.say(id, &Message::No(number, Reason::Refused(refused))),
         };
         if let Err(why) = self.open_regions(id, &spans, checksum) {
-            self.shared.done_with(using);
+            self.shared.ledger.done_with(using);
             return self.say(id, &Message::No(number, Reason::Machine(why)));
         }
-        let Some(peer) = self.peers.get_mut(&id) else { return self.shared.done_with(using) };
+        let Some(peer) = self.peers.get_mut(&id) else { return self.shared.ledger.done_with(using) };
         let checked = checksum.then(|| spans.clone());
         let serving = Serving {
             token,
@@ -210,7 +212,7 @@ impl Engine {
         if let Some(message) = message {
             self.message_for_caller(id, message);
         }
-        self.shared.done_with(serving.using);
+        self.shared.ledger.done_with(serving.using);
     }
 
     /// Checksums of what a peer writes here.

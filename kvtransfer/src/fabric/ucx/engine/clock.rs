@@ -1,6 +1,5 @@
 //! What is due when.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::Engine;
@@ -24,40 +23,6 @@ pub(super) enum Due {
     Parting(PeerId),
 }
 
-/// A moment and a number, so that two at the same moment differ.
-pub(super) type Key = (Instant, u64);
-
-#[derive(Debug, Default)]
-pub(super) struct Timers {
-    due: BTreeMap<Key, Due>,
-    next: u64,
-}
-
-impl Timers {
-    pub(super) fn add(&mut self, at: Instant, due: Due) -> Key {
-        let key = (at, self.next);
-        self.next += 1;
-        self.due.insert(key, due);
-        key
-    }
-
-    pub(super) fn remove(&mut self, key: Option<Key>) {
-        if let Some(key) = key {
-            self.due.remove(&key);
-        }
-    }
-
-    /// The earliest moment.
-    pub(super) fn next(&self) -> Option<Instant> {
-        self.due.first_key_value().map(|((at, _), _)| *at)
-    }
-
-    fn take(&mut self, now: Instant) -> Option<Due> {
-        let first = self.due.first_entry()?;
-        (first.key().0 <= now).then(|| first.remove())
-    }
-}
-
 impl Engine {
     /// Does what is due.
     pub(super) fn look_at_clock(&mut self, now: Instant) {
@@ -65,8 +30,8 @@ impl Engine {
             match due {
                 Due::Transfer(transfer) => self.give_up(transfer, Error::Deadline),
                 Due::Lease(token) => {
-                    let over = self.shared.state().is_over(token, now);
-                    if over && self.shared.end_lease(token) {
+                    let over = self.shared.ledger.pages().is_over(token, now);
+                    if over && self.shared.ledger.end_lease(token) {
                         self.stop_serving(token, Refused::Expired);
                     }
                 }
