@@ -45,8 +45,8 @@ lint: ## formatting and lints, Rust and Python
 	@$(SETUP) base
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
-	.venv/bin/ruff check tests
-	.venv/bin/ruff format --check tests
+	.venv/bin/ruff check tests benches
+	.venv/bin/ruff format --check tests benches
 
 soak: ## minutes of 2,000 streams over engines that fail at random; SOAK_SECONDS, SOAK_STREAMS, KVFERRY_SEED
 	cargo build --release -p kvferry-sidecar -p kvferry-soak

@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::fmt;
-use std::mem::ManuallyDrop;
+use std::mem;
 use std::ops::Deref;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -53,7 +53,7 @@ impl Handles {
 /// Never unloaded: these libraries start threads, hook the allocator and register exit handlers, which would run on
 /// unmapped code.
 pub struct Bound<B> {
-    functions: ManuallyDrop<B>,
+    functions: B,
     file: PathBuf,
 }
 
@@ -97,7 +97,9 @@ fn open<B: Binding>(candidate: &Candidate) -> Result<Bound<B>, Refusal> {
     let library = dlopen(candidate)?;
     let file = file_of(&library, B::MARK)?;
     let handles = Handles { candidate: candidate.clone(), file };
-    let functions = ManuallyDrop::new(B::bind(&handles)?);
+    let functions = B::bind(&handles)?;
+    // The handle that keeps it loaded.
+    mem::forget(library);
     Ok(Bound { functions, file: handles.file })
 }
 

@@ -1,7 +1,7 @@
 //! What a progress thread does: it waits for sockets, lets every stream that can get on have its turn, obeys orders, and
 //! watches the clock. Streams belong to one engine for life.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 
 use super::attention::ASIDE;
 use super::limits::TICK;
+use super::numbers::ByNumber;
 use super::orders::{Key, Order};
 use super::shared::{CLOCK, KICK, Shared, Worker, lock, scratch};
 use super::socket::Listener;
@@ -28,7 +29,7 @@ const LISTENERS: u64 = CLOCK - 1;
 #[derive(Debug)]
 pub(super) struct Engine {
     index: usize,
-    streams: HashMap<u64, Held>,
+    streams: ByNumber<u64, Held>,
     /// Streams that can get on.
     line: VecDeque<u64>,
     listeners: Vec<Listener>,
@@ -54,7 +55,7 @@ impl Engine {
     pub(super) fn new(index: usize, listeners: Vec<Listener>, now: Instant) -> Self {
         Self {
             index,
-            streams: HashMap::new(),
+            streams: ByNumber::default(),
             line: VecDeque::new(),
             listeners,
             resting: false,

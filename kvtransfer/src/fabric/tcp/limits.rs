@@ -39,6 +39,10 @@ pub const TURN_BYTES: u64 = 1 << 20;
 /// is copied once, so it is kept short.
 pub const FRAME_READ: usize = 2 << 10;
 
+/// Bytes of an answer that is read together with its head, and copied, all the same. Beyond, copying takes longer than
+/// another call of the system.
+pub const SHORT_ANSWER: usize = 16 << 10;
+
 /// Bytes read and thrown away at once.
 pub const SCRATCH: usize = 256 << 10;
 

@@ -23,6 +23,7 @@ mod inbuf;
 mod limits;
 mod memory;
 mod metadata;
+mod numbers;
 mod options;
 mod orders;
 mod places;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::book::{Book, InUse};
+use super::numbers::ByNumber;
 use super::orders::{Key, Order};
 use crate::fabric::common::Identity;
 use crate::fabric::{Event, Limits};
@@ -29,7 +30,7 @@ pub(super) use transfers::{Chunk, Work};
 pub(super) struct State {
     book: Book,
     /// Those that this side connects to.
-    peers: HashMap<PeerId, Peer>,
+    peers: ByNumber<PeerId, Peer>,
     /// Those that have connected to this side.
     guests: HashMap<Arc<Identity>, Guest>,
     /// The number that a life has now, in whichever direction it is met.
@@ -52,7 +53,7 @@ impl State {
     pub(super) fn new(threads: usize) -> Self {
         Self {
             book: Book::default(),
-            peers: HashMap::new(),
+            peers: ByNumber::default(),
             guests: HashMap::new(),
             numbers: HashMap::new(),
             heard: HashMap::new(),

@@ -4,12 +4,13 @@
 //! (`touching`), and says that it has failed when none does any more.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::BinaryHeap;
 use std::time::Instant;
 
 use bytes::Bytes;
 
 use super::super::cut::{Cutter, Piece};
+use super::super::numbers::ByNumber;
 use super::super::orders::{Key, Order};
 use super::State;
 use super::mail::Mail;
@@ -61,11 +62,11 @@ struct Transfer {
 /// All that have not ended.
 #[derive(Debug, Default)]
 pub(super) struct Transfers {
-    all: HashMap<TransferId, Transfer>,
+    all: ByNumber<TransferId, Transfer>,
     next: u64,
     deadlines: BinaryHeap<Reverse<(Instant, TransferId)>>,
     /// How many transfers name a region.
-    regions: HashMap<RegionId, usize>,
+    regions: ByNumber<RegionId, usize>,
     /// How many are brief.
     brief: usize,
 }

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use super::super::digest::Digest;
-use super::super::limits::{UNSENT_LOW, WINDOW_CHUNKS};
+use super::super::limits::{SHORT_ANSWER, UNSENT_LOW, WINDOW_CHUNKS};
 use super::super::memory::Ranges;
 use super::super::orders::Key;
 use super::super::state::{Chunk, Work};
@@ -62,6 +62,12 @@ impl Initiator {
     /// Whether an answer is due.
     pub(super) fn due(&self) -> bool {
         !(self.reads.is_empty() && self.writes.is_empty() && self.mails.is_empty())
+    }
+
+    /// Bytes of the data that is due next, if they are few.
+    pub(super) fn short_answer(&self) -> Option<usize> {
+        let bytes = usize::try_from(self.reads.front()?.bytes).ok()?;
+        (bytes <= SHORT_ANSWER).then_some(bytes)
     }
 
     fn has_room(&self, outbox: &Outbox) -> bool {

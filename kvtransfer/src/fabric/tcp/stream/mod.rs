@@ -125,7 +125,7 @@ impl Stream {
             socket,
             greeting,
             role,
-            inbuf: InBuf::default(),
+            inbuf: InBuf::lasting(),
             receiving: Receiving::Frame,
             outbox: Outbox::default(),
             readable: false,
@@ -206,6 +206,7 @@ impl Stream {
         let since = |then: Instant| cx.now.saturating_duration_since(then);
         if since(self.heard) >= TICK {
             self.socket.rest();
+            self.inbuf.rest();
         }
         let options = &cx.shared.options;
         if !matches!(self.greeting, Greeting::Over) {
