@@ -6,7 +6,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from harness.paths import REPO, SIDECAR
+from harness.paths import LOGS, REPO, SIDECAR
+from harness.ports import HOST, free_ports
+from harness.procs import Fleet
 
 VENV = REPO / ".venv"
 # NIXL starts each of its plugins.
@@ -91,3 +93,16 @@ def test_an_unknown_flag_is_a_wrong_command_line() -> None:
     answer = doctor("--no-such-flag")
     assert answer.returncode == 2
     assert "--no-such-flag" in answer.stderr
+
+
+def test_a_transfer_to_a_peer_tells_the_lane_and_every_other_one(fleet: Fleet) -> None:
+    address = f"{HOST}:{free_ports(1)[0]}"
+    command = [str(SIDECAR), "doctor", "--listen", address]
+    listener = fleet.start("doctor", command, LOGS / "doctor.log", {"VIRTUAL_ENV": str(VENV)})
+    listener.wait_until(lambda: "listening" in listener.log_text(), PATIENCE_S, "listen")
+    answer = doctor("--json", "--peer", address)
+    assert answer.returncode in (0, 1), answer.stderr
+    measured = json.loads(answer.stdout)["measured"]
+    assert measured["chosen"]["fabric"] == "shm"
+    assert {figures["fabric"] for figures in measured["each"]} >= {"shm", "tcp"}
+    assert all(figures["read"] > 0 and figures["write"] > 0 for figures in measured["each"])
