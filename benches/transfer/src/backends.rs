@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use kvferry_bench_common::Result;
 use kvferry_transfer::fabric::Fabric;
@@ -26,7 +27,9 @@ pub struct Libraries {
 /// An open fabric, and what was loaded for it.
 pub struct Open {
     /// The fabric.
-    pub fabric: Box<dyn Fabric>,
+    pub fabric: Arc<dyn Fabric>,
+    /// The same, if it is NIXL's: blocks can be prepared, and submitting costs its own thread what callers do not see.
+    pub nixl: Option<Arc<NixlFabric>>,
     /// The library's version and file.
     pub library: Option<String>,
 }
@@ -89,7 +92,7 @@ pub fn open(setup: &Setup, libraries: &Libraries) -> Result<Open> {
 fn shm(who: Who, setup: &Setup, _: &Libraries) -> Result<Open> {
     let threads = NonZeroUsize::new(setup.threads).ok_or("--threads must be 1 or more")?;
     let fabric = Shm::open(Options { threads, ..Options::new(who.name, who.epoch) })?;
-    Ok(Open { fabric: Box::new(fabric), library: None })
+    Ok(Open { fabric: Arc::new(fabric), nixl: None, library: None })
 }
 
 fn tcp(who: Who, setup: &Setup, _: &Libraries) -> Result<Open> {
@@ -100,7 +103,7 @@ fn tcp(who: Who, setup: &Setup, _: &Libraries) -> Result<Open> {
         secret: setup.secret.as_ref().map(|secret| Secret::new(secret.as_bytes())),
         ..TcpOptions::new(who.name, who.epoch, SocketAddr::new(host, 0))
     })?;
-    Ok(Open { fabric: Box::new(fabric), library: None })
+    Ok(Open { fabric: Arc::new(fabric), nixl: None, library: None })
 }
 
 fn ucx(who: Who, setup: &Setup, libraries: &Libraries) -> Result<Open> {
@@ -111,7 +114,7 @@ fn ucx(who: Who, setup: &Setup, libraries: &Libraries) -> Result<Open> {
         ..UcxOptions::new(who.name, who.epoch)
     })?;
     let library = format!("UCX {} ({})", fabric.version(), fabric.library().display());
-    Ok(Open { fabric: Box::new(fabric), library: Some(library) })
+    Ok(Open { fabric: Arc::new(fabric), nixl: None, library: Some(library) })
 }
 
 /// With the plugin's own settings. Its transports come from the environment, which whoever starts the process has set.
@@ -122,7 +125,9 @@ fn nixl(who: Who, setup: &Setup, libraries: &Libraries) -> Result<Open> {
     options.control.secret = setup.secret.as_ref().map(|secret| Secret::new(secret.as_bytes()));
     let fabric = NixlFabric::open(options)?;
     let library = format!("NIXL {} ({})", fabric.version(), fabric.library().display());
-    Ok(Open { fabric: Box::new(fabric), library: Some(library) })
+    let nixl = Arc::new(fabric);
+    let fabric = Arc::clone(&nixl) as Arc<dyn Fabric>;
+    Ok(Open { fabric, nixl: Some(nixl), library: Some(library) })
 }
 
 #[cfg(test)]

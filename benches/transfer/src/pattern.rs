@@ -77,6 +77,15 @@ impl Pieces {
     pub fn bytes(&self) -> u64 {
         self.list.iter().map(|piece| piece.len).sum()
     }
+
+    /// The length of every piece, if they have one and all lie where a whole number of such lengths ends.
+    pub fn even_len(&self) -> Option<u64> {
+        let len = self.list.first()?.len;
+        let fits = |piece: &Piece| {
+            piece.len == len && piece.local.is_multiple_of(len) && piece.remote.is_multiple_of(len)
+        };
+        self.list.iter().all(fits).then_some(len)
+    }
 }
 
 impl Pattern {

@@ -417,7 +417,7 @@ fn case() -> impl Strategy<Value = Case> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 2 } else { 1500 }, ..ProptestConfig::default() })]
 
     #[test]
     fn a_destination_rank_gets_from_all_sources_exactly_its_bytes_once_in_the_fewest_moves(case in case()) {

@@ -254,7 +254,7 @@ fn any_geometry() -> impl Strategy<Value = Geometry> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 8 } else { 4000 }, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_a_peer_says_nothing_outside_its_tensors_is_named(

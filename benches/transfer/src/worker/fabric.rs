@@ -29,6 +29,12 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// Leases last longer than any run; they end with the process.
 const LEASE: Duration = Duration::from_secs(24 * 3600);
 
+/// The largest block, and the most of them, that NIXL's fabric prepares ([`NixlFabric::blocks`]).
+///
+/// [`NixlFabric::blocks`]: kvferry_transfer::fabric::nixl::NixlFabric::blocks
+const MAX_PREPARED: u64 = 4 << 20;
+const MAX_BLOCKS: u64 = 1 << 20;
+
 /// What the other end is told.
 #[derive(Debug, Serialize, Deserialize)]
 struct Offer {
@@ -144,6 +150,13 @@ impl Holds for Held {
         self.requests.clear();
         let pieces = work.pieces()?;
         let batch = work.batch_of(pieces.list.len());
+        if let (Some(nixl), Some(len)) = (&self.open.nixl, pieces.even_len())
+            && len <= MAX_PREPARED
+            && self.region.len() / len <= MAX_BLOCKS
+        {
+            // Once for a region, before anything is measured, as the Python agent prepares its lists.
+            nixl.blocks(self.id, len)?;
+        }
         let mut prepared = Prepared { blocks: 0, bytes: 0, transfers: 0 };
         let (direction, token): (_, fn(&Offer) -> [u8; 16]) = match work.op {
             Op::Read => (Direction::Read, |offer| offer.read),
@@ -195,6 +208,9 @@ impl Holds for Held {
         let mut under_way: HashMap<TransferId, (usize, Instant)> = HashMap::new();
         let mut next = 0_usize;
         let mut meter = Meter::begin()?;
+        // Callers see only how long it takes to hand a transfer over; the fabric's thread then submits it.
+        let submitting = |open: &Open| open.nixl.as_ref().map_or(Duration::ZERO, |nixl| nixl.submitting());
+        let before = submitting(&self.open);
         loop {
             // A pass is always finished, so that every block has been moved as often as any other.
             while under_way.len() < self.depth
@@ -209,6 +225,7 @@ impl Holds for Held {
                 next += 1;
             }
             if under_way.is_empty() {
+                meter.submitted(submitting(&self.open).saturating_sub(before));
                 return meter.end();
             }
             self.wait()?;

@@ -48,8 +48,10 @@ mod storage;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use bytes::Bytes;
 use kvferry_nixl_sys::Library;
@@ -99,6 +101,7 @@ impl NixlFabric {
             inbox: Inbox::new(Doorbell::new()?),
             control,
             measured: Mutex::default(),
+            submitting: AtomicU64::new(0),
         };
         let shared = Arc::new(shared);
         let (answer, opened) = sync_channel(1);
@@ -145,6 +148,12 @@ impl NixlFabric {
         let (answer, done) = sync_channel(1);
         self.order(|| Command::Blocks(region, len, answer))?;
         waited(&done)?
+    }
+
+    /// For how long making and posting requests has kept the progress thread, all in all: what submitting costs, which
+    /// [`submit`](Fabric::submit) itself does not show.
+    pub fn submitting(&self) -> Duration {
+        Duration::from_nanos(self.shared.submitting.load(Ordering::Relaxed))
     }
 
     /// What NIXL has measured so far, if it was [told](NixlOptions::telemetry) to.

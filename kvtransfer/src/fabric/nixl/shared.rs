@@ -1,6 +1,7 @@
 //! What callers and the progress thread both know, and what callers want of it.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
@@ -64,4 +65,14 @@ pub(super) struct Shared {
     /// Brings messages to peers, whole and in order, and tells their death.
     pub(super) control: TcpFabric,
     pub(super) measured: Mutex<Telemetry>,
+    /// See [`NixlFabric::submitting`](super::NixlFabric::submitting); nanoseconds.
+    pub(super) submitting: AtomicU64,
+}
+
+impl Shared {
+    /// The thread was kept that long by making and posting a request.
+    pub(super) fn submitted(&self, took: Duration) {
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.submitting.fetch_add(nanos, Ordering::Relaxed);
+    }
 }

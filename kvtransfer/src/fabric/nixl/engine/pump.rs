@@ -1,6 +1,8 @@
 //! Posts requests, in turns: peers take turns, and with each peer its transfers do. So a transfer of 40 GiB and one of
 //! 10 MiB share the way evenly for as long as both have something to move. And looks after those that are under way.
 
+use std::time::Instant;
+
 use super::Engine;
 use crate::fabric::nixl::held::Held;
 use crate::fabric::nixl::limits::{POSTS_AT_ONCE, REQUEST_BYTES, REQUEST_MOVES, WINDOW_REQUESTS};
@@ -53,12 +55,14 @@ impl Engine {
         if known.all_posted {
             return true;
         }
+        let since = Instant::now();
         match self.next_request(id, transfer) {
             Ok(Some(request)) => {
                 if let Some(peer) = self.peers.get_mut(&id) {
                     peer.turns.push_back(transfer);
                 }
                 self.post(Running { peer: id, transfer, request });
+                self.shared.submitted(since.elapsed());
             }
             Ok(None) => {
                 if let Some(known) = self.transfers.get_mut(&transfer) {
