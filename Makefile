@@ -7,7 +7,7 @@ PYTHON := .venv/bin/python
 ENGINE ?= emulator
 BINARIES := cargo build --release -p kvferry-sidecar -p kvferry-emulator
 
-.PHONY: help setup demo test e2e bench lint soak fuzz bindings
+.PHONY: help setup demo test e2e bench lint soak fuzz models asan bindings
 
 help: ## this list
 	@grep -E '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1\t/' | expand -t 8
@@ -54,6 +54,13 @@ soak: ## minutes of 2,000 streams over engines that fail at random; SOAK_SECONDS
 
 fuzz: ## a minute for each fuzz target, guided by coverage; FUZZ_SECONDS
 	@bash tests/fuzz/run.sh
+
+models: ## every order of threads in the wake-up protocol (loom), and the unit tests that miri can run; nightly with miri
+	RUSTFLAGS="--cfg loom" cargo test --release --target-dir target/loom -p kvferry-inbox --test loom
+	@bash tests/sanitizers/miri.sh
+
+asan: ## the conformance suite of the fabrics with AddressSanitizer and LeakSanitizer; nightly; ASAN_FABRICS
+	@bash tests/sanitizers/asan.sh
 
 bindings: ## write the generated half of ffi/ anew from the headers of UCX and NIXL
 	@$(SETUP) fabric bindings

@@ -24,8 +24,6 @@ suite=$(RUSTFLAGS="-Zsanitizer=address -Cforce-frame-pointers=yes" cargo +nightl
 
 rm -rf "$reports"
 mkdir -p "$reports"
-# UCX watches memory by writing over functions that AddressSanitizer has written over already.
-export UCX_MEM_EVENTS=n
 export ASAN_OPTIONS="log_path=$reports/report:detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1${ASAN_OPTIONS:+:$ASAN_OPTIONS}"
 
 failed=0

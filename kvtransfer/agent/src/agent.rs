@@ -15,8 +15,8 @@ use tokio::sync::{mpsc, oneshot};
 use crate::Error;
 use crate::books::{Grants, Regions, lock};
 use crate::core::LaneView;
-use crate::events::{Events, Peer};
-use crate::limits::{MAX_MESSAGE, MAX_SEGMENTS, MAX_TRANSFERS};
+use crate::events::{Events, Peer, Unheard};
+use crate::limits::{MAX_MESSAGE, MAX_SEGMENTS, MAX_TRANSFERS, MAX_WISHES};
 use crate::options::{Carrier, Options, TransferOptions};
 use crate::shell::{self, Ask, Order};
 use crate::transfer::{Answer, Transfer, nothing};
@@ -32,6 +32,14 @@ pub(crate) struct Shared {
     pub(crate) transfers: AtomicUsize,
     /// How often the agent's thread has woken up.
     pub(crate) wakeups: AtomicU64,
+    /// Events that wait.
+    pub(crate) unheard: Arc<Unheard>,
+    /// How much may.
+    pub(crate) unheard_most: u64,
+    /// Connections and snapshots that are wanted and have not been looked at.
+    pub(crate) wishes: AtomicUsize,
+    /// Whether peers are about to be told of regions.
+    pub(crate) tables: AtomicBool,
     closed: AtomicBool,
 }
 
@@ -60,12 +68,16 @@ pub struct PeerView {
 pub struct Snapshot {
     /// Its peers.
     pub peers: Vec<PeerView>,
+    /// What lanes to peers that are gone have carried, by label: with those of the peers, sums that never shrink.
+    pub past: Vec<LaneView>,
     /// Transfers that have not ended.
     pub transfers: usize,
     /// Chunks under way.
     pub chunks: usize,
     /// Leases that have not been freed.
     pub leases: usize,
+    /// Bytes of events that wait to be taken.
+    pub unheard: u64,
     /// How often its thread has woken up since it began.
     pub wakeups: u64,
 }
@@ -79,6 +91,7 @@ impl Agent {
         options.check()?;
         let (orders, inbox) = mpsc::unbounded_channel();
         let (told, queue) = mpsc::unbounded_channel();
+        let unheard = Arc::<Unheard>::default();
         let shared = Arc::new(Shared {
             carriers: options.carriers.clone().into(),
             regions: Mutex::default(),
@@ -86,12 +99,16 @@ impl Agent {
             orders: orders.clone(),
             transfers: AtomicUsize::new(0),
             wakeups: AtomicU64::new(0),
+            unheard: Arc::clone(&unheard),
+            unheard_most: options.unheard_bytes,
+            wishes: AtomicUsize::new(0),
+            tables: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         });
         let (listening, thread) = shell::start(options, Arc::clone(&shared), inbox, told)?;
         let agent =
             Self { shared, listening, next_ticket: AtomicU64::new(0), thread: Mutex::new(Some(thread)) };
-        Ok((agent, Events { queue, orders }))
+        Ok((agent, Events { queue, orders, unheard }))
     }
 
     /// Where it answers, with the port it got.
@@ -107,7 +124,7 @@ impl Agent {
     pub fn register(&self, region: Region) -> Result<RegionId, Error> {
         self.check_open()?;
         let id = lock(&self.shared.regions).add(&self.shared.carriers, region)?;
-        self.order(Order::Tables)?;
+        self.order_tables()?;
         Ok(id)
     }
 
@@ -122,7 +139,7 @@ impl Agent {
             return Err(kvferry_transfer::Error::RegionBusy(region).into());
         }
         regions.remove(&self.shared.carriers, region)?;
-        self.order(Order::Tables)
+        self.order_tables()
     }
 
     /// Goes to meet the agent that answers at `address` (`host:port`), and, if it is `expected`, takes it as a peer. It is one
@@ -138,7 +155,7 @@ impl Agent {
         expected: Option<(AgentName, Option<Epoch>)>,
     ) -> impl Future<Output = Result<Peer, Error>> + Send + use<> {
         let (answer, met) = oneshot::channel();
-        let sent = self.order(Order::Connect { address: address.to_owned(), expected, answer });
+        let sent = self.wish(Order::Connect { address: address.to_owned(), expected, answer });
         async move {
             sent?;
             met.await.unwrap_or(Err(Error::Closed))
@@ -148,7 +165,9 @@ impl Agent {
     /// Parts from a peer: all that is under way with it fails, and [`Event::Lost`](crate::Event::Lost) follows.
     pub fn disconnect(&self, peer: &Peer) {
         // Nobody is connected once it is closed.
-        self.order(Order::Disconnect(peer.0.no)).ok();
+        if !peer.0.gone.swap(true, Ordering::Relaxed) {
+            self.order(Order::Disconnect(peer.0.no)).ok();
+        }
     }
 
     /// Allows whoever knows the token that is returned to reach bytes of this side, over any fabric.
@@ -157,6 +176,9 @@ impl Agent {
     /// Ranges that are not registered, [`Error::NoLane`], [`Error::Full`], or what a fabric says.
     pub fn grant(&self, access: Access, spans: Vec<Span>, deadline: Instant) -> Result<Token, Error> {
         self.check_open()?;
+        if self.shared.unheard.bytes() >= self.shared.unheard_most {
+            return Err(Error::Full("events that wait for this agent's owner (take them, or drop `Events`)"));
+        }
         let mut token = Token([0; 16]);
         random(&mut token.0)?;
         let regions = lock(&self.shared.regions);
@@ -242,19 +264,22 @@ impl Agent {
     /// Says something to a peer, after all that was written to it by transfers that have ended. At most 64 KiB.
     ///
     /// # Errors
-    /// [`Error::Full`] if the peer's owner takes nothing, [`Error::Closed`].
+    /// [`Error::Full`] if the peer's owner takes nothing, [`Error::UnknownPeer`] once it is lost, [`Error::Closed`].
     pub fn notify(&self, peer: &Peer, message: Bytes) -> Result<(), Error> {
         if message.len() > MAX_MESSAGE {
             return Err(Error::Full("bytes of a message (64 KiB)"));
+        }
+        if peer.0.gone.load(Ordering::Relaxed) {
+            return Err(Error::UnknownPeer(peer.to_string()));
         }
         peer.0.reserve(message.len())?;
         self.order(Order::Notify(peer.0.no, message))
     }
 
-    /// How it does. `None` once it is closed.
+    /// How it does. `None` once it is closed, or if 4096 wait for that already.
     pub fn snapshot(&self) -> impl Future<Output = Option<Snapshot>> + Send + use<> {
         let (answer, taken) = oneshot::channel();
-        let sent = self.order(Order::Snapshot(answer));
+        let sent = self.wish(Order::Snapshot(answer));
         async move {
             sent.ok()?;
             taken.await.ok()
@@ -275,6 +300,20 @@ impl Agent {
 
     fn check_open(&self) -> Result<(), Error> {
         if self.shared.closed.load(Ordering::Relaxed) { Err(Error::Closed) } else { Ok(()) }
+    }
+
+    /// Has peers told of regions, unless that is about to happen anyway.
+    fn order_tables(&self) -> Result<(), Error> {
+        if self.shared.tables.swap(true, Ordering::SeqCst) { Ok(()) } else { self.order(Order::Tables) }
+    }
+
+    /// An order that nothing else bounds.
+    fn wish(&self, order: Order) -> Result<(), Error> {
+        if self.shared.wishes.fetch_add(1, Ordering::Relaxed) >= MAX_WISHES {
+            self.shared.wishes.fetch_sub(1, Ordering::Relaxed);
+            return Err(Error::Full("connections and snapshots wanted at a time (4096)"));
+        }
+        self.order(order)
     }
 
     fn order(&self, order: Order) -> Result<(), Error> {

@@ -2,7 +2,7 @@
 //! send so many ahead, and may send more once they are taken.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use crate::core::PeerNo;
 use crate::limits::{UNHEARD_BYTES, UNHEARD_MESSAGES};
 use crate::shell::Order;
 
-/// What a message weighs besides its bytes.
+/// What a message or another event weighs besides its bytes. Peers count as well, so it is part of the protocol.
 const OVERHEAD: u64 = 64;
 
 /// One life of a peer, as long as it is connected. Clones name the same.
@@ -33,12 +33,23 @@ pub(crate) struct Of {
     waiting: (AtomicU64, AtomicU64),
     /// Those that were taken, of which it has not been told.
     taken: Mutex<(u64, u64)>,
+    /// Whether it is lost, or was told to go.
+    pub(crate) gone: AtomicBool,
 }
 
 impl Peer {
     pub(crate) fn new(no: PeerNo, name: AgentName, epoch: Epoch, about: Bytes) -> Self {
         let (sent, taken) = (Mutex::default(), Mutex::default());
-        Self(Arc::new(Of { no, name, epoch, about, sent, waiting: Default::default(), taken }))
+        Self(Arc::new(Of {
+            no,
+            name,
+            epoch,
+            about,
+            sent,
+            waiting: Default::default(),
+            taken,
+            gone: AtomicBool::new(false),
+        }))
     }
 
     /// What it is called.
@@ -130,6 +141,24 @@ impl PartialEq for Peer {
 
 impl Eq for Peer {}
 
+/// What waits to be heard, of all peers: its bytes.
+#[derive(Debug, Default)]
+pub(crate) struct Unheard(AtomicU64);
+
+impl Unheard {
+    pub(crate) fn add(&self, weight: u64) {
+        self.0.fetch_add(weight, Ordering::Relaxed);
+    }
+
+    pub(crate) fn take(&self, weight: u64) {
+        self.0.fetch_sub(weight, Ordering::Relaxed);
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// What has happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
@@ -143,12 +172,35 @@ pub enum Event {
     Freed(Token),
 }
 
-/// The agent's events, in order. They wait here until they are taken: messages as many as peers may send ahead, and else one
-/// for each peer, each loss and each lease.
+impl Event {
+    /// What it takes while it waits, roughly.
+    pub(crate) fn weight(&self) -> u64 {
+        let len = match self {
+            Self::Connected(peer) | Self::Lost(peer, _) => peer.0.about.len(),
+            Self::Notified(_, message) => message.len(),
+            Self::Freed(_) => 0,
+        };
+        len as u64 + OVERHEAD
+    }
+}
+
+/// The agent's events, in order. They wait here until they are taken, of each peer as many messages as it may send ahead, and
+/// of all no more than [`Options::unheard_bytes`](crate::Options::unheard_bytes). Whoever wants none drops this.
 #[derive(Debug)]
 pub struct Events {
     pub(crate) queue: UnboundedReceiver<Event>,
     pub(crate) orders: UnboundedSender<Order>,
+    pub(crate) unheard: Arc<Unheard>,
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        // What nobody hears any more does not wait.
+        self.queue.close();
+        while let Ok(event) = self.queue.try_recv() {
+            self.unheard.take(event.weight());
+        }
+    }
 }
 
 impl Events {
@@ -171,6 +223,9 @@ impl Events {
     }
 
     fn taken(&self, event: Option<Event>) -> Option<Event> {
+        if let Some(event) = &event {
+            self.unheard.take(event.weight());
+        }
         if let Some(Event::Notified(peer, message)) = &event
             && let Some((messages, weight)) = peer.0.took(message.len())
         {

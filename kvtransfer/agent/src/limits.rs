@@ -77,6 +77,10 @@ pub const UNHEARD_MESSAGES: u64 = 4096;
 /// Their bytes; 64 of the longest.
 pub const UNHEARD_BYTES: u64 = 4 << 20;
 
+/// The same for all peers together, and for other events: those of 64 peers that have said all that they may. However many
+/// come and go, more does not wait for an owner that takes nothing.
+pub const UNHEARD_BYTES_OF_ALL: u64 = 64 * UNHEARD_BYTES;
+
 /// Checksums that one peer may ask for at a time: its chunks under way over the lanes of four rails.
 pub const MAX_CHECKS: usize = 4 * LANE_CHUNKS;
 
@@ -87,7 +91,14 @@ pub const MAX_CHECK_BYTES: u64 = 8 * CHUNK_BYTES;
 /// region tables. A peer that is so far behind is given up.
 pub const MAX_UNSENT: usize = 32 << 20;
 
-/// Connections that are being made or have not shown yet who they are. Each costs a socket and [`MAX_GREETING`] bytes.
+/// Wishes of the owner that the agent's thread has not looked at yet and that nothing else bounds: connections and snapshots.
+/// As many as there can be peers.
+pub const MAX_WISHES: usize = MAX_PEERS;
+
+/// How long somebody who is turned away or parted from may take to read why. Its socket is kept for that long.
+pub const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Connections to here that have not shown yet who they are, and as many that are made from here. Each costs a socket and [`MAX_GREETING`] bytes.
 pub const MAX_STRANGERS: usize = 512;
 
 /// Control connections to one peer: one from each side if both connect at once, and one that is being replaced.

@@ -12,7 +12,7 @@ use rustls::pki_types::ServerName;
 
 use crate::Error;
 use crate::core::Pace;
-use crate::limits::{MAX_ABOUT, MAX_CHECK_BYTES, MAX_FABRICS, MAX_PRIORITY};
+use crate::limits::{MAX_ABOUT, MAX_CHECK_BYTES, MAX_FABRICS, MAX_PRIORITY, UNHEARD_BYTES_OF_ALL};
 
 /// A fabric that the agent uses. Two agents talk over their first fabrics of a kind, over their second ones, and so on: the
 /// rails of that kind.
@@ -22,6 +22,9 @@ pub struct Carrier {
     pub kind: Box<str>,
     /// Which lanes are preferred: 0 is best. By default, shm is 0, ucx and nixl are 1, tcp is 2.
     pub tier: u8,
+    /// The same for a lane whose bytes turn out to go through sockets, or in a library's own messages
+    /// ([`Copying`](kvferry_transfer::fabric::Copying)): 3 for ucx and nixl, behind tcp, which does that better.
+    pub copied_tier: u8,
     /// The fabric. Its events belong to the agent from now on, and closing the agent closes it.
     pub fabric: Arc<dyn Fabric>,
 }
@@ -30,12 +33,12 @@ impl Carrier {
     /// With the kind and tier of its backend.
     pub fn new(fabric: Arc<dyn Fabric>) -> Self {
         let backend = fabric.backend();
-        let tier = match backend {
-            Backend::Shm => 0,
-            Backend::Ucx | Backend::Nixl => 1,
-            Backend::Tcp => 2,
+        let (tier, copied_tier) = match backend {
+            Backend::Shm => (0, 0),
+            Backend::Ucx | Backend::Nixl => (1, 3),
+            Backend::Tcp => (2, 2),
         };
-        Self { kind: backend.name().into(), tier, fabric }
+        Self { kind: backend.name().into(), tier, copied_tier, fabric }
     }
 
     /// Of another kind: for fabrics of one backend that cannot talk to each other, such as two of NIXL's plugins. At most 64
@@ -107,6 +110,10 @@ pub struct Options {
     /// How long a peer may be silent before it is lost; 100 ms to an hour. A quarter of it is how often something is said
     /// when there is nothing to say.
     pub silence: Duration,
+    /// Bytes of events that may wait for the owner, of all peers; 1 MiB or more. Beyond half of it nobody else is met, and
+    /// beyond all of it peers that send messages are lost, and no lease is granted. Dropping [`Events`](crate::Events) is
+    /// saying that none are wanted: then nothing waits.
+    pub unheard_bytes: u64,
     /// How much at a time, and how long.
     pub pace: Pace,
     /// Threads that compute checksums, 1 to 32. They run only while something is verified. One does 10 GB/s and more.
@@ -126,6 +133,7 @@ impl Options {
             about: Bytes::new(),
             meet_within: Duration::from_secs(10),
             silence: Duration::from_secs(15),
+            unheard_bytes: UNHEARD_BYTES_OF_ALL,
             pace: Pace::default(),
             check_threads: 1,
         }
@@ -147,6 +155,9 @@ impl Options {
         }
         if !(Duration::from_millis(100)..=Duration::from_secs(3600)).contains(&self.silence) {
             return refuse("bear silence for 100 ms to an hour");
+        }
+        if self.unheard_bytes < 1 << 20 {
+            return refuse("let events of 1 MiB or more wait");
         }
         if !(1..=32).contains(&self.check_threads) {
             return refuse("compute checksums with 1 to 32 threads");

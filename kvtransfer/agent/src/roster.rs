@@ -117,6 +117,12 @@ impl Roster {
         }
     }
 
+    /// The number of an agent that is met and with which there are as many connections as there may be.
+    pub(crate) fn crowded(&self, who: &Identity) -> Option<PeerNo> {
+        let full = |known: &&Known| known.links.len() + known.meeting >= MAX_LINKS;
+        self.known.get(who).filter(full)?.peer
+    }
+
     /// Whose connection it is, and its number.
     pub(crate) fn peer(&self, link: LinkNo) -> Option<PeerNo> {
         self.known.get(self.of.get(&link)?)?.peer

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::sync::{mpsc, oneshot};
@@ -24,6 +25,7 @@ pub struct Transfer {
     ticket: u64,
     /// `None` once it was told.
     result: Option<oneshot::Receiver<Result<Report, Box<Failure>>>>,
+    cancelled: AtomicBool,
     orders: mpsc::UnboundedSender<Order>,
 }
 
@@ -33,12 +35,12 @@ impl Transfer {
         result: oneshot::Receiver<Result<Report, Box<Failure>>>,
         orders: mpsc::UnboundedSender<Order>,
     ) -> Self {
-        Self { ticket, result: Some(result), orders }
+        Self { ticket, result: Some(result), cancelled: AtomicBool::new(false), orders }
     }
 
     /// Ends it early. How it went is told all the same, once nothing of it is under way.
     pub fn cancel(&self) {
-        if self.result.is_some() {
+        if self.result.is_some() && !self.cancelled.swap(true, Ordering::Relaxed) {
             // It has ended if the agent is closed.
             self.orders.send(Order::Cancel(self.ticket)).ok();
         }
@@ -55,7 +57,12 @@ impl Transfer {
 }
 
 fn told(result: Option<Result<Report, Box<Failure>>>) -> Result<Report, Box<Failure>> {
-    result.unwrap_or_else(|| Err(Box::new(nothing(Error::Closed))))
+    // The agent's thread answers whatever it is asked. If it has ended without, nobody knows what its fabrics do.
+    result.unwrap_or_else(|| {
+        let mut failure = nothing(Error::Closed);
+        failure.report.settled = false;
+        Err(Box::new(failure))
+    })
 }
 
 impl Future for Transfer {

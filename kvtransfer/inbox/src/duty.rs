@@ -31,14 +31,17 @@ impl<E, C, B: Bell> Duty<E, C, B> {
         guard
     }
 
+    /// The engine, if nobody is at it; after a panic of somebody who was, never again.
+    pub fn free_engine(&self) -> Option<impl DerefMut<Target = E>> {
+        self.engine.try_lock().ok()
+    }
+
     /// Does the thread's work, if nobody is at it: `work` takes the orders, and tells whether it has left something that can
     /// be done without waiting, for which the thread is then called. Whether it was done; if not, whoever has put orders must
     /// [call](Inbox::call).
-    ///
-    /// After a panic of somebody at the engine nobody helps any more.
     pub fn help(&self, work: impl FnOnce(&mut E, &Inbox<C, B>) -> bool) -> bool {
         let left = {
-            let Ok(mut engine) = self.engine.try_lock() else { return false };
+            let Some(mut engine) = self.free_engine() else { return false };
             work(&mut engine, &self.inbox)
         };
         if left {

@@ -229,7 +229,9 @@ mod tests {
             }
             thread::yield_now();
         }
-        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        for thread in threads {
+            thread.join().unwrap();
+        }
         assert!(inbox.is_empty());
     }
 }

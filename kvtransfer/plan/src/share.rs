@@ -79,7 +79,9 @@ mod tests {
 
     #[test]
     fn each_destination_rank_gets_each_of_its_heads_from_exactly_one_source_rank() {
-        let sizes = [1, 2, 3, 4, 6, 8, 12, 16, 32];
+        // Miri takes minutes for all of them.
+        let most = if cfg!(miri) { 6 } else { 32 };
+        let sizes = [1, 2, 3, 4, 6, 8, 12, 16, 32].map(|size: u32| size.min(most));
         for heads in [1, 2, 4, 6, 8, 12] {
             for (from, to) in sizes.iter().flat_map(|&from| sizes.map(|to| (from, to))) {
                 let divide = |size| Share { rank: 0, size }.divides(heads);

@@ -133,7 +133,8 @@ pub trait Fabric: Send + Sync {
     /// Appends what has happened to `events`, in order; returns how much it was.
     fn poll(&self, events: &mut Vec<Event>) -> usize;
 
-    /// Readable while there are events.
+    /// Readable while there are events. Whoever finds it so may still poll nothing: another caller was first, or (TCP, while
+    /// only short transfers are under way) data has come that is no event yet.
     fn wake_fd(&self) -> BorrowedFd<'_>;
 
     /// How a connected peer is reached.

@@ -158,15 +158,21 @@ fn open_ucx(setup: Setup, transports: Option<String>) -> Result<Box<dyn Fabric>,
     Ok(Box::new(UcxFabric::open(options)?))
 }
 
-/// What `KVFERRY_UCX_LIBRARY` names, or else the newest that the checkout's environment has.
+/// What `KVFERRY_UCX_LIBRARY` names, or else UCX's own wheel in the checkout's environment, or else the copy inside of NIXL's.
+/// In this order, since that copy (1.23) ends its process at about every hundredth death of a peer whose messages go over
+/// TCP: `uct_tcp_ep_pending_purge` fails an assertion. 1.14 and 1.22 do not.
 fn ucx_library() -> Option<PathBuf> {
     let named = std::env::var_os("KVFERRY_UCX_LIBRARY").map(PathBuf::from);
-    let installed = || candidates_in(&kvferry_ffi_testing::python_folders()).into_iter();
     named.or_else(|| {
-        installed().find_map(|found| match found {
-            Candidate::File(file) => Some(file),
-            Candidate::Name(_) => None,
-        })
+        let installed = candidates_in(&kvferry_ffi_testing::python_folders()).into_iter();
+        let files: Vec<PathBuf> = installed
+            .filter_map(|found| match found {
+                Candidate::File(file) => Some(file),
+                Candidate::Name(_) => None,
+            })
+            .collect();
+        let own = files.iter().find(|file| file.iter().any(|part| part == "libucx"));
+        own.or(files.first()).cloned()
     })
 }
 

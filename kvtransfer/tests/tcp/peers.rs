@@ -27,11 +27,7 @@ fn another_life_or_another_agent_at_the_address_is_not_talked_to() {
 
     let second = Side::open(with("owner", 2), LEN);
     relay.leads_to(second.fabric.listening()[0]);
-    let peer = initiator.fabric.connect(&metadata).unwrap();
-    let transfer = initiator.fabric.submit(read(peer, &[segment(0, 0, 8)])).unwrap();
-    let stale = Error::StaleEpoch(Epoch(1), Epoch(2));
-    assert_eq!(initiator.outcome(transfer), Err(stale.clone()));
-    assert_eq!(initiator.lost(peer), stale);
+    assert_eq!(initiator.turned_away(&metadata), Error::StaleEpoch(Epoch(1), Epoch(2)));
 
     let other = Side::open(with("somebody-else", 1), LEN);
     relay.leads_to(other.fabric.listening()[0]);
@@ -107,13 +103,12 @@ fn a_secret_lets_in_those_who_know_it_and_nobody_else() {
     ] {
         let (mut initiator, owner) = (with("initiator", ours), with("owner", theirs));
         owner.grant(TOKEN, Access::Read, &[(0, LEN)]);
-        let peer = initiator.fabric.connect(&owner.fabric.metadata().unwrap()).unwrap();
-        let transfer = initiator.fabric.submit(read(peer, &[segment(0, 0, LEN)])).unwrap();
+        let metadata = owner.fabric.metadata().unwrap();
         if let_in {
-            assert_eq!(initiator.outcome(transfer), Ok(()));
+            let peer = initiator.fabric.connect(&metadata).unwrap();
+            assert_eq!(initiator.run(read(peer, &[segment(0, 0, LEN)])), Ok(()));
         } else {
-            assert_eq!(initiator.outcome(transfer).unwrap_err().code(), "unauthenticated");
-            assert_eq!(initiator.lost(peer).code(), "unauthenticated");
+            assert_eq!(initiator.turned_away(&metadata).code(), "unauthenticated");
         }
     }
 }

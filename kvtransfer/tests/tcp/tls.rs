@@ -28,13 +28,8 @@ fn sides(ours: Option<&Tls>, theirs: Option<&Tls>) -> (Side, Side) {
     (initiator, owner)
 }
 
-/// Why a peer is lost that is gone to meet; before it is, a transfer with it fails for the same reason.
 fn why_lost(initiator: &mut Side, owner: &Side) -> Error {
-    let peer = initiator.fabric.connect(&owner.fabric.metadata().unwrap()).unwrap();
-    let transfer = initiator.fabric.submit(read(peer, &[segment(0, 0, 8)])).unwrap();
-    let failed = initiator.outcome(transfer).unwrap_err();
-    assert_eq!(initiator.lost(peer), failed);
-    failed
+    initiator.turned_away(&owner.fabric.metadata().unwrap())
 }
 
 #[test]

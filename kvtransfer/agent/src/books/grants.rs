@@ -56,7 +56,12 @@ impl Grants {
                 Some(Span::new(id, span.at.offset, span.len))
             });
             let Some(spans) = spans.collect::<Option<Vec<_>>>() else { continue };
-            if let Err(error) = carrier.fabric.grant(Lease { spans, ..lease.clone() }) {
+            let granted = carrier.fabric.grant(Lease { spans, ..lease.clone() });
+            if granted == Err(kvferry_transfer::Error::Closed) {
+                // It has ended; the others go on.
+                continue;
+            }
+            if let Err(error) = granted {
                 // Nobody knows the token: what was granted so far was never used.
                 take_back(carriers, fabrics, lease.token);
                 return Err(error.into());

@@ -40,7 +40,10 @@ impl Regions {
         for carrier in carriers {
             match carrier.fabric.register(region.clone()) {
                 Ok(id) => ids.push(Some(id)),
-                Err(kvferry_transfer::Error::MemoryKind(_)) => ids.push(None),
+                // One that has ended has nothing to reach; the others go on.
+                Err(kvferry_transfer::Error::MemoryKind(_) | kvferry_transfer::Error::Closed) => {
+                    ids.push(None);
+                }
                 Err(error) => {
                     forget(carriers, &ids)?;
                     return Err(error.into());

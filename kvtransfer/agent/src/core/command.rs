@@ -78,6 +78,8 @@ pub enum Command {
         /// Which of it.
         piece: Piece,
     },
+    /// Nobody waits for the check of that chunk any more.
+    Forget(ChunkNo),
     /// Tell the peer that all of a transfer has arrived.
     Tell(TransferNo),
     /// A transfer has ended.

@@ -15,7 +15,7 @@ impl Core {
         if std::mem::take(&mut of.in_ring)
             && let Some(peer) = self.peers.get_mut(&of.peer)
         {
-            peer.ring.retain(|other| *other != no);
+            peer.ring.remove(no);
         }
         let (peer, mut room) = (of.peer, false);
         let chunks: Vec<ChunkNo> = of.flights.iter().copied().collect();
@@ -23,7 +23,10 @@ impl Core {
             match self.flights.get(&chunk).map(|flight| flight.stage) {
                 Some(Stage::Moving) => self.stop(now, chunk),
                 // Its bytes are in place; nobody writes any more.
-                Some(Stage::Checking) => room |= self.land(now, chunk).is_some(),
+                Some(Stage::Checking) => {
+                    self.out.push_back(Command::Forget(chunk));
+                    room |= self.land(now, chunk).is_some();
+                }
                 None => {}
             }
         }
@@ -51,7 +54,7 @@ impl Core {
         if let Some(peer) = self.peers.get_mut(&of.peer) {
             peer.transfers.remove(&no);
             if of.in_ring {
-                peer.ring.retain(|other| *other != no);
+                peer.ring.remove(no);
             }
         }
         let result = match of.ending {

@@ -70,7 +70,10 @@ impl Core {
         let Some(flight) = self.flights.get_mut(&chunk) else { return };
         let lane = flight.lane;
         match (flight.stage, flight.stopped) {
-            (Stage::Checking, _) => self.failed(now, chunk, Error::Stalled),
+            (Stage::Checking, _) => {
+                self.out.push_back(Command::Forget(chunk));
+                self.failed(now, chunk, Error::Stalled);
+            }
             (Stage::Moving, false) => self.stop(now, chunk),
             // The fabric does not end it: parting from the peer over this lane must.
             (Stage::Moving, true) => self.leave(now, lane, Error::Stalled),
@@ -175,11 +178,13 @@ impl Core {
         let rest = AGAIN_AFTER * (1 << attempts.min(6));
         let not_before = if elsewhere && !full { now } else { now + rest };
         of.again.push_back(Todo { attempts, tried, not_before, ..todo });
-        if !std::mem::replace(&mut of.in_ring, true)
-            && let Some(peer) = self.peers.get_mut(&lane.peer)
-        {
-            // It has had its turn already.
-            peer.ring.push_front(no);
+        let (kind, was_in_ring) = (of.work.lanes, std::mem::replace(&mut of.in_ring, true));
+        if let Some(peer) = self.peers.get_mut(&lane.peer) {
+            if !was_in_ring {
+                // It has had its turn already.
+                peer.ring.push_front(no, kind);
+            }
+            peer.ring.set_special(no, true);
         }
         self.timers.by(not_before, Due::Again(lane.peer));
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kvferry_transfer::fabric;
+use kvferry_transfer::fabric::{self, Copying};
 
 use super::{Pace, Time};
 use crate::Error;
@@ -16,6 +16,8 @@ pub struct LaneSpec {
     pub label: Arc<str>,
     /// Which tier it is of: 0 is best. Lanes of one tier are striped over.
     pub tier: u8,
+    /// Which tier it is of when its bytes turn out to go through sockets, or in a library's own messages.
+    pub copied_tier: u8,
 }
 
 /// How far it is.
@@ -58,7 +60,9 @@ pub struct LaneView {
     pub label: Arc<str>,
     /// What really carries the bytes, once it was up. It may be another one after it was lost.
     pub way: Option<Arc<fabric::Lane>>,
-    /// `up`, `down`, ...
+    /// Whether what carries the bytes is slower than such a lane should be, so that others go before it.
+    pub demoted: bool,
+    /// `up`, `down`, ... and `gone`, where the peer is.
     pub state: &'static str,
     /// Why it is not up, if it failed.
     pub reason: Option<Error>,
@@ -74,11 +78,44 @@ pub struct LaneView {
     pub fallbacks: u64,
     /// How often it was lost or could not be reached.
     pub losses: u64,
-    /// For how long something was under way on it.
+    /// For how long something was under way on it, until now.
     pub busy: Duration,
 }
 
 impl LaneView {
+    fn new(spec: &LaneSpec) -> Self {
+        Self {
+            label: Arc::clone(&spec.label),
+            way: None,
+            demoted: false,
+            state: "untried",
+            reason: None,
+            bytes: 0,
+            chunks: 0,
+            retries: 0,
+            corrupt: 0,
+            fallbacks: 0,
+            losses: 0,
+            busy: Duration::ZERO,
+        }
+    }
+
+    /// Of lanes to peers that are gone.
+    pub(super) fn past(spec: &LaneSpec) -> Self {
+        Self { state: "gone", ..Self::new(spec) }
+    }
+
+    /// Counts what another one did.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.bytes += other.bytes;
+        self.chunks += other.chunks;
+        self.retries += other.retries;
+        self.corrupt += other.corrupt;
+        self.fallbacks += other.fallbacks;
+        self.losses += other.losses;
+        self.busy += other.busy;
+    }
+
     /// Bytes per second while it was busy, in GB/s.
     #[expect(clippy::cast_precision_loss, reason = "a rate to look at")]
     pub fn gigabytes_per_second(&self) -> f64 {
@@ -89,20 +126,22 @@ impl LaneView {
 
 impl Lane {
     pub(super) fn new(spec: LaneSpec) -> Self {
-        let counts = LaneView {
-            label: Arc::clone(&spec.label),
-            way: None,
-            state: "untried",
-            reason: None,
-            bytes: 0,
-            chunks: 0,
-            retries: 0,
-            corrupt: 0,
-            fallbacks: 0,
-            losses: 0,
-            busy: Duration::ZERO,
-        };
+        let counts = LaneView::new(&spec);
         Self { spec, state: State::Untried, failures: 0, bytes: 0, chunks: 0, counts, busy_since: Time::ZERO }
+    }
+
+    /// Whether it is slower than its tier, by what was last found to carry the bytes. A fabric of sockets is no worse for that:
+    /// its two tiers are one.
+    pub(super) fn is_demoted(&self) -> bool {
+        self.tier() > self.spec.tier
+    }
+
+    /// The tier that it is of by now.
+    pub(super) fn tier(&self) -> u8 {
+        match self.counts.way.as_ref().map(|way| way.copying) {
+            Some(Copying::Socket | Copying::Emulated) => self.spec.copied_tier,
+            Some(Copying::ZeroCopy | Copying::Untold) | None => self.spec.tier,
+        }
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -136,25 +175,32 @@ impl Lane {
         LANE_REST.saturating_mul(1 << self.failures.saturating_sub(1).min(16)).min(LANE_REST_MOST)
     }
 
-    pub(super) fn view(&self) -> LaneView {
-        let (state, reason) = match &self.state {
+    pub(super) fn view(&self, now: Time) -> LaneView {
+        let (state, reason) = self.state();
+        let since = if self.chunks > 0 { now.saturating_sub(self.busy_since) } else { Duration::ZERO };
+        let (busy, demoted) = (self.counts.busy + since, self.is_demoted());
+        LaneView { state, reason: reason.cloned(), busy, demoted, ..self.counts.clone() }
+    }
+
+    fn state(&self) -> (&'static str, Option<&Error>) {
+        match &self.state {
             State::Untried => ("untried", None),
             State::Reaching => ("connecting", None),
             State::Up => ("up", None),
-            State::Leaving(why) => ("leaving", Some(why.clone())),
-            State::Down(why) => ("down", Some(why.clone())),
-            State::Dead(why) => ("dead", Some(why.clone())),
+            State::Leaving(why) => ("leaving", Some(why)),
+            State::Down(why) => ("down", Some(why)),
+            State::Dead(why) => ("dead", Some(why)),
             State::Absent => ("absent", None),
-        };
-        LaneView { state, reason, ..self.counts.clone() }
+        }
     }
 
     /// For people: what it is and why it cannot be used.
     pub(super) fn describe(&self) -> String {
-        let view = self.view();
-        match view.reason {
-            Some(why) => format!("{} is {} ({why})", view.label, view.state),
-            None => format!("{} is {}", view.label, view.state),
+        let (label, (state, reason)) = (&self.spec.label, self.state());
+        match (reason, &self.counts.way) {
+            (Some(why), _) => format!("{label} is {state} ({why})"),
+            (None, Some(way)) if self.is_demoted() => format!("{label} is {state}, but by {way}"),
+            (None, _) => format!("{label} is {state}"),
         }
     }
 }

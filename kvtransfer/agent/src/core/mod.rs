@@ -16,11 +16,13 @@ mod flight;
 mod lane;
 mod pace;
 mod peer;
+mod ring;
 mod schedule;
 mod timers;
 mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use kvferry_transfer::{AgentName, Epoch};
@@ -54,6 +56,8 @@ pub struct Core {
     starved: BTreeSet<PeerNo>,
     out: VecDeque<Command>,
     segments: usize,
+    /// What lanes to peers that are gone have carried, by their labels.
+    past: BTreeMap<Arc<str>, LaneView>,
     next_peer: u32,
     next_transfer: u64,
     next_chunk: u64,
@@ -72,6 +76,7 @@ impl Core {
             starved: BTreeSet::new(),
             out: VecDeque::new(),
             segments: 0,
+            past: BTreeMap::new(),
             next_peer: 0,
             next_transfer: 0,
             next_chunk: 0,
@@ -142,9 +147,15 @@ impl Core {
         self.next_transfer += 1;
         self.segments += work.segments.len();
         self.timers.at(work.deadline, timers::Due::Deadline(no));
-        of.ring.push_back(no);
         of.transfers.insert(no);
-        self.transfers.insert(no, Transfer::new(peer, work, now, self.pace.chunk_bytes));
+        let lanes = work.lanes;
+        let of_it = Transfer::new(peer, work, now, self.pace.chunk_bytes);
+        if of_it.in_ring {
+            of.ring.push_back(no, lanes);
+        }
+        self.transfers.insert(no, of_it);
+        // One of nothing has arrived, and waits for nobody.
+        self.complete_if_over(now, no);
         self.pump(now, peer);
         Ok(no)
     }
@@ -158,6 +169,7 @@ impl Core {
     pub fn lost(&mut self, now: Time, peer: PeerNo, why: &Error) {
         let Some(of) = self.peers.get_mut(&peer).filter(|peer| peer.parting.is_none()) else { return };
         of.parting = Some(why.clone());
+        of.ring.clear();
         let transfers: Vec<TransferNo> = of.transfers.iter().copied().collect();
         for transfer in transfers {
             self.finish(now, transfer, why.clone());
@@ -185,12 +197,23 @@ impl Core {
     }
 
     /// The peers there are, and how each lane of them does.
-    pub fn views(&self) -> Vec<(PeerNo, AgentName, Epoch, Vec<LaneView>)> {
+    pub fn views(&self, now: Time) -> Vec<(PeerNo, AgentName, Epoch, Vec<LaneView>)> {
         let view = |(no, peer): (&PeerNo, &Peer)| {
-            let lanes = peer.lanes.iter().map(lane::Lane::view).collect();
+            let lanes = peer.lanes.iter().map(|lane| lane.view(now)).collect();
             (*no, peer.name.clone(), peer.epoch, lanes)
         };
         self.peers.iter().map(view).collect()
+    }
+
+    /// What lanes to peers that are gone have carried, one view for each label: so that sums never shrink.
+    pub fn past(&self) -> Vec<LaneView> {
+        self.past.values().cloned().collect()
+    }
+
+    /// Whether a lane is waited for.
+    pub fn is_reaching(&self, lane: LaneNo) -> bool {
+        let of = self.peers.get(&lane.peer).and_then(|peer| peer.lanes.get(usize::from(lane.index)));
+        of.is_some_and(|lane| lane.state == lane::State::Reaching)
     }
 
     /// Transfers that have not ended, and chunks that are under way.

@@ -1,13 +1,14 @@
 //! A peer's lanes: which are tried when, and what becomes of them.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kvferry_transfer::{AgentName, Epoch, fabric};
 
 use super::lane::{Lane, LaneSpec, State};
+use super::ring::Ring;
 use super::timers::Due;
-use super::{Command, Core, LaneNo, PeerNo, Time, TransferNo};
+use super::{Command, Core, LaneNo, LaneView, PeerNo, Time, TransferNo};
 use crate::Error;
 
 #[derive(Debug)]
@@ -16,7 +17,7 @@ pub(super) struct Peer {
     pub(super) epoch: Epoch,
     pub(super) lanes: Vec<Lane>,
     /// Transfers with something to schedule, in the order of their turns.
-    pub(super) ring: VecDeque<TransferNo>,
+    pub(super) ring: Ring,
     /// All that have not ended.
     pub(super) transfers: BTreeSet<TransferNo>,
     /// Why it is lost, once it is.
@@ -29,7 +30,7 @@ impl Peer {
             name,
             epoch,
             lanes: lanes.into_iter().map(Lane::new).collect(),
-            ring: VecDeque::new(),
+            ring: Ring::default(),
             transfers: BTreeSet::new(),
             parting: None,
         }
@@ -62,7 +63,12 @@ impl Core {
         let Some(of) = self.lane_mut(lane).filter(|lane| lane.state == State::Reaching) else { return };
         of.state = State::Up;
         of.counts.way = Some(way);
+        let demoted = of.is_demoted();
         self.timers.clear(Due::Lane(lane));
+        if demoted {
+            // What was to be better than the next tier is not.
+            self.reach_best(now, lane.peer);
+        }
         self.pump(now, lane.peer);
     }
 
@@ -113,9 +119,8 @@ impl Core {
     pub(super) fn reach_best(&mut self, now: Time, peer: PeerNo) {
         let Some(of) = self.peers.get(&peer) else { return };
         let usable = |lane: &&Lane| matches!(lane.state, State::Untried | State::Reaching | State::Up);
-        let best = of.lanes.iter().filter(usable).map(|lane| lane.spec.tier).min();
-        let untried =
-            |(_, lane): &(usize, &Lane)| lane.state == State::Untried && Some(lane.spec.tier) == best;
+        let best = of.lanes.iter().filter(usable).map(Lane::tier).min();
+        let untried = |(_, lane): &(usize, &Lane)| lane.state == State::Untried && Some(lane.tier()) == best;
         let indices: Vec<usize> = of.among(u32::MAX).filter(untried).map(|(index, _)| index).collect();
         for index in indices {
             self.reach(now, number(peer, index));
@@ -194,6 +199,10 @@ impl Core {
         let Some(of) = self.peers.remove(&peer) else { return };
         if self.names.get(&of.name) == Some(&peer) {
             self.names.remove(&of.name);
+        }
+        for lane in &of.lanes {
+            let past = self.past.entry(Arc::clone(&lane.spec.label));
+            past.or_insert_with(|| LaneView::past(&lane.spec)).add(&lane.counts);
         }
         self.timers.clear(Due::Again(peer));
         self.starved.remove(&peer);

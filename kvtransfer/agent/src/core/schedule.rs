@@ -35,11 +35,18 @@ impl Core {
     /// Begins what can be begun with a peer.
     pub(super) fn pump(&mut self, now: Time, peer: PeerNo) {
         let mut at = 0;
+        // Kinds of transfers of which none can begin anything now. Nothing that is done here changes that.
+        let mut stuck: Vec<u32> = Vec::new();
         loop {
             let Some(of) = self.peers.get(&peer).filter(|of| of.parting.is_none()) else { return };
-            let Some(no) = of.ring.get(at).copied() else { return };
-            if all_full(of, &self.pace) {
+            let Some((no, kind)) = of.ring.get(at) else { return };
+            if of.ring.are_all(&stuck) || all_full(of, &self.pace) {
                 return;
+            }
+            let plain = !of.ring.is_special(no);
+            if plain && stuck.contains(&kind) {
+                at += 1;
+                continue;
             }
             if self.flights.len() >= self.pace.chunks {
                 self.starved.insert(peer);
@@ -47,10 +54,13 @@ impl Core {
             }
             match self.turn(now, of, no) {
                 Turn::Wait => {
+                    if plain {
+                        stuck.push(kind);
+                    }
                     self.wake_again(now, peer, no);
                     at += 1;
                 }
-                Turn::Over => self.take_out(no),
+                Turn::Over => self.take_out(no, at),
                 Turn::Impossible(error) => self.finish(now, no, error),
                 Turn::Reach(lanes) => {
                     for index in lanes {
@@ -112,18 +122,16 @@ impl Core {
     }
 
     fn rotate(&mut self, peer: PeerNo, at: usize) {
-        if let Some(of) = self.peers.get_mut(&peer)
-            && let Some(no) = of.ring.remove(at)
-        {
-            of.ring.push_back(no);
+        if let Some(of) = self.peers.get_mut(&peer) {
+            of.ring.rotate(at);
         }
     }
 
-    fn take_out(&mut self, no: TransferNo) {
+    fn take_out(&mut self, no: TransferNo, at: usize) {
         let Some(of) = self.transfers.get_mut(&no) else { return };
         of.in_ring = false;
         if let Some(peer) = self.peers.get_mut(&of.peer) {
-            peer.ring.retain(|other| *other != no);
+            peer.ring.remove_at(at);
         }
     }
 
@@ -132,7 +140,7 @@ impl Core {
         let lane = number(of.peer, index);
         let Some(peer) = self.peers.get_mut(&of.peer) else { return };
         let best = peer.among(of.work.lanes & peer.present()).map(|(_, lane)| lane.spec.tier).min();
-        if !of.report.fell_back && best < Some(peer.lanes[index].spec.tier) {
+        if !of.report.fell_back && best < Some(peer.lanes[index].tier()) {
             of.report.fell_back = true;
             peer.lanes[index].counts.fallbacks += 1;
             let better = peer.among(of.work.lanes).filter(|(_, lane)| Some(lane.spec.tier) == best);
@@ -144,6 +152,7 @@ impl Core {
             self.out.push_back(Command::FellBack { peer: of.peer, to, from });
         }
         of.pass(&todo);
+        peer.ring.set_special(no, !of.again.is_empty());
         let chunk = ChunkNo(self.next_chunk);
         self.next_chunk += 1;
         of.flights.insert(chunk);
@@ -172,11 +181,11 @@ fn choose(peer: &Peer, mask: u32, todo: Todo, pace: &super::Pace) -> Turn {
             .min_by_key(|(_, lane)| (lane.bytes, lane.chunks))
             .map(|(index, _)| index)
     };
-    let mut tiers: Vec<u8> = peer.among(mask).map(|(_, lane)| lane.spec.tier).collect();
+    let mut tiers: Vec<u8> = peer.among(mask).map(|(_, lane)| lane.tier()).collect();
     tiers.sort_unstable();
     tiers.dedup();
     for tier in tiers {
-        let fresh = || peer.among(mask & !todo.tried).filter(move |(_, lane)| lane.spec.tier == tier);
+        let fresh = || peer.among(mask & !todo.tried).filter(move |(_, lane)| lane.tier() == tier);
         if fresh().any(|(_, lane)| lane.is_up()) {
             let free = least_used(&mut fresh().filter(|(_, lane)| lane.is_up()));
             return free.map_or(Turn::Wait, |index| Turn::Go(todo, index));

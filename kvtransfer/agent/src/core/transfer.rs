@@ -44,6 +44,7 @@ pub(super) struct Transfer {
 impl Transfer {
     pub(super) fn new(peer: PeerNo, work: Work, now: Time, deficit: u64) -> Self {
         let report = Report { settled: true, verified: work.verify, ..Report::default() };
+        let in_ring = !work.segments.is_empty();
         Self {
             peer,
             work,
@@ -53,7 +54,7 @@ impl Transfer {
             flights: BTreeSet::new(),
             ending: None,
             deficit,
-            in_ring: true,
+            in_ring,
             report,
             firsts: Vec::new(),
         }

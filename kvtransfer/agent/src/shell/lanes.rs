@@ -1,5 +1,6 @@
 //! Lanes: each is one fabric of this side and the one of the peer's that can talk to it.
 
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use kvferry_transfer::PeerId;
@@ -32,7 +33,8 @@ impl Shell {
             let Some((other, _)) = of_kind.nth(rail) else { continue };
             let several = carriers.iter().filter(|other| other.kind == carrier.kind).count() > 1;
             let label = if several { format!("{}#{rail}", carrier.kind) } else { carrier.kind.to_string() };
-            specs.push(LaneSpec { label: label.into(), tier: carrier.tier });
+            let (tier, copied_tier) = (carrier.tier, carrier.copied_tier);
+            specs.push(LaneSpec { label: label.into(), tier, copied_tier });
             pairs.push((own, other));
         }
         (specs, pairs)
@@ -51,8 +53,18 @@ impl Shell {
         let carrier = &self.shared.carriers[path.own];
         match carrier.fabric.connect(&met.fabrics[path.theirs].metadata) {
             Ok(id) => {
+                match self.paths.entry((path.own, id)) {
+                    // An earlier meeting of the two still parts there; or a peer gives another one's metadata for its own.
+                    Entry::Occupied(other) if *other.get() != lane => {
+                        self.behind.entry((path.own, id)).or_default().push(lane);
+                        return;
+                    }
+                    Entry::Occupied(_) => {}
+                    Entry::Vacant(free) => {
+                        free.insert(lane);
+                    }
+                }
                 path.id = Some(id);
-                self.paths.insert((path.own, id), lane);
                 // The peer may have come first; then nothing more is said about it.
                 if let Some(way) = carrier.fabric.lane(id) {
                     self.lane_up(lane, way);
@@ -83,9 +95,12 @@ impl Shell {
     }
 
     fn lane_up(&mut self, lane: LaneNo, way: Lane) {
-        if way.copying == Copying::Emulated {
+        let carrier = self.lanes.get(&lane).map(|path| &self.shared.carriers[path.own]);
+        let demoted = carrier.is_some_and(|carrier| carrier.copied_tier > carrier.tier);
+        if demoted && matches!(way.copying, Copying::Emulated | Copying::Socket) {
             // Correct, and several times slower than what was probably meant: nobody should have to guess.
-            tracing::warn!(%way, "a library makes messages of what its lane should carry");
+            let kind = carrier.map(|carrier| &*carrier.kind).unwrap_or_default();
+            tracing::warn!(kind, %way, "a library's lane is not what it should be; others go before it");
         }
         let now = self.now();
         self.core.lane_up(now, lane, Arc::new(way));
@@ -96,6 +111,15 @@ impl Shell {
         if let Some(path) = self.lanes.get_mut(&lane) {
             path.id = None;
         }
+        // All with the peer has ended before. What has not is never told any more.
+        let ids = &mut self.ids;
+        self.chunks.retain(|_, (of, own, id)| {
+            let stays = *of != lane;
+            if !stays {
+                ids.remove(&(*own, *id));
+            }
+            stays
+        });
         let now = self.now();
         let error = match error {
             // Its agent is still connected: it was the lane that was parted from, by whichever side.
@@ -103,6 +127,16 @@ impl Shell {
             other => other.into(),
         };
         self.core.lane_down(now, lane, &error);
+        self.reach_behind(fabric, id);
+    }
+
+    /// What waited for that number to be free goes on.
+    fn reach_behind(&mut self, fabric: usize, id: PeerId) {
+        for lane in self.behind.remove(&(fabric, id)).unwrap_or_default() {
+            if self.core.is_reaching(lane) && self.lanes.get(&lane).is_some_and(|path| path.id.is_none()) {
+                self.reach(lane);
+            }
+        }
     }
 
     /// Lets fabrics know of what the peer has told.
@@ -112,9 +146,11 @@ impl Shell {
             let Some(path) = self.lanes.get(&LaneNo { peer, index }) else { return };
             if path.id.is_some() {
                 let fabric = &self.shared.carriers[path.own].fabric;
-                // If it is lost meanwhile, that is told; then this gives another number, which is not wanted.
+                // If it is lost meanwhile, that is told; then this gives another number, which is not wanted. That of another
+                // peer is not this one's to give.
                 if let Ok(id) = fabric.connect(&met.fabrics[path.theirs].metadata)
                     && path.id != Some(id)
+                    && !self.paths.contains_key(&(path.own, id))
                 {
                     fabric.disconnect(id);
                 }
@@ -123,12 +159,22 @@ impl Shell {
     }
 
     pub(super) fn forget_lanes(&mut self, peer: PeerNo) {
-        let paths = &mut self.paths;
+        let mut free = Vec::new();
         self.lanes.retain(|lane, path| {
             if let (true, Some(id)) = (lane.peer == peer, path.id) {
-                paths.remove(&(path.own, id));
+                free.push((path.own, id));
             }
             lane.peer != peer
         });
+        self.chunks.retain(|_, (lane, own, id)| {
+            if lane.peer == peer {
+                self.ids.remove(&(*own, *id));
+            }
+            lane.peer != peer
+        });
+        for (own, id) in free {
+            self.paths.remove(&(own, id));
+            self.reach_behind(own, id);
+        }
     }
 }

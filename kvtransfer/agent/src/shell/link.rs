@@ -14,14 +14,14 @@ use super::Mail;
 use super::stream::{self, Duplex};
 use crate::Error;
 use crate::core::Time;
-use crate::limits::{MAX_FRAME, MAX_UNSENT};
+use crate::limits::{LAST_WORDS, MAX_FRAME, MAX_UNSENT};
 use crate::protocol::Frame;
 use crate::roster::LinkNo;
 
 /// Frames that are written before the stream is flushed, and before time is counted anew.
 const AT_ONCE: usize = 64;
 
-/// See the module. Dropping it ends both tasks, the writing one after all was written.
+/// See the module. Dropping it ends both tasks, the writing one after all was written or [`LAST_WORDS`] have passed.
 #[derive(Debug)]
 pub(super) struct Link {
     out: mpsc::UnboundedSender<Bytes>,
@@ -70,16 +70,29 @@ impl Link {
         }
     }
 
-    /// Ends the connection. What it returns ends when all was written.
+    /// Ends the connection. What it returns ends when all was written, or when the peer has not taken it in time.
     pub(super) fn end(mut self) -> Option<JoinHandle<()>> {
-        self.writing.take()
+        self.writing.take().map(last_words)
     }
 }
 
 impl Drop for Link {
     fn drop(&mut self) {
         self.reading.abort();
+        if let Some(writing) = self.writing.take() {
+            drop(last_words(writing));
+        }
     }
+}
+
+/// Lets it write what is left, for a while: a peer that does not read must not keep sockets and memory of connections that
+/// have ended.
+fn last_words(mut writing: JoinHandle<()>) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        if timeout(LAST_WORDS, &mut writing).await.is_err() {
+            writing.abort();
+        }
+    })
 }
 
 async fn read(no: LinkNo, reader: ReadHalf<Box<dyn Duplex>>, mail: mpsc::Sender<Mail>) {

@@ -2,6 +2,7 @@
 //! which ends with a [`Meeting`] or with the reason why there is none; and the other side is told that reason.
 
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,19 +11,17 @@ use kvferry_transfer::{AgentName, Epoch};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Timeout, timeout};
 
 use super::stream::{self, Duplex};
-use super::{Mail, Wanted};
+use super::{Arrival, Mail, Wanted};
 use crate::Error;
 use crate::agent::random;
-use crate::limits::{MAX_FRAME, MAX_GREETING};
+use crate::events::Peer;
+use crate::limits::{LAST_WORDS, MAX_FRAME, MAX_GREETING};
 use crate::options::{Secret, Tls};
 use crate::protocol::{Frame, Greeting, Hello, MAGIC, Role, check, prove, proves};
 use crate::roster::Identity;
-
-/// How long whoever is turned away may take to read why.
-const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What all connections of an agent begin with.
 #[derive(Debug)]
@@ -48,6 +47,14 @@ impl fmt::Debug for Meeting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Meeting").field("who", &self.who).finish_non_exhaustive()
     }
+}
+
+/// How a connection began.
+enum Begun {
+    /// Both have said hello.
+    Met(Box<Meeting>),
+    /// The other side is a peer already, with connections enough.
+    Known(Peer),
 }
 
 /// Goes to meet whoever answers at `address`.
@@ -82,9 +89,10 @@ pub(super) async fn answer(own: Arc<Own>, stream: TcpStream) {
     tell(&own, met, said, None).await;
 }
 
-async fn tell(own: &Own, met: Result<Meeting, Error>, said: Option<(Identity, u64)>, wanted: Option<Wanted>) {
+async fn tell(own: &Own, met: Result<Begun, Error>, said: Option<(Identity, u64)>, wanted: Option<Wanted>) {
     let mail = match met {
-        Ok(meeting) => Mail::Met(Box::new(meeting), wanted),
+        Ok(Begun::Met(meeting)) => Mail::Met(meeting, wanted),
+        Ok(Begun::Known(peer)) => Mail::Again(peer, wanted),
         Err(error) => Mail::NotMet(error, said, wanted),
     };
     // Nobody reads it once the agent is closed.
@@ -98,14 +106,26 @@ async fn greet(
     role: Role,
     expected: Option<&(AgentName, Option<Epoch>)>,
     said: &mut Option<(Identity, u64)>,
-) -> Result<Meeting, Error> {
+) -> Result<Begun, Error> {
     match talk(own, &mut *stream, role, expected, said).await {
-        Ok((who, said, hello)) => Ok(Meeting { who, said, hello, stream }),
+        Ok(Talked::Hello(who, said, hello)) => Ok(Begun::Met(Box::new(Meeting { who, said, hello, stream }))),
+        Ok(Talked::Known(peer)) => Ok(Begun::Known(peer)),
         Err(error) => {
-            turn_away(stream, &error);
+            match (role, turned_away(stream, &error)) {
+                // Whoever called knows the reason, and does not wait until the other side does.
+                (Role::Caller, Some(telling)) => drop(tokio::spawn(telling)),
+                // Its socket counts as a stranger's for as long as it is open.
+                (Role::Called, Some(telling)) => drop(telling.await),
+                (_, None) => {}
+            }
             Err(error)
         }
     }
+}
+
+enum Talked {
+    Hello(Identity, u64, Hello),
+    Known(Peer),
 }
 
 async fn talk(
@@ -114,7 +134,7 @@ async fn talk(
     role: Role,
     expected: Option<&(AgentName, Option<Epoch>)>,
     said: &mut Option<(Identity, u64)>,
-) -> Result<(Identity, u64, Hello), Error> {
+) -> Result<Talked, Error> {
     let mut nonce = [0; 32];
     random(&mut nonce)?;
     let greeting = Greeting { name: own.name.clone(), epoch: own.epoch, nonce, secret: own.secret.is_some() };
@@ -143,12 +163,15 @@ async fn talk(
     }
     let who = (other.name, other.epoch);
     let (answer, session) = oneshot::channel();
-    own.mail.send(Mail::Arrived(who.clone(), answer)).await.map_err(|_| Error::Closed)?;
-    let (session, hello) = session.await.map_err(|_| Error::Closed)??;
+    own.mail.send(Mail::Arrived(who.clone(), role, answer)).await.map_err(|_| Error::Closed)?;
+    let (session, hello) = match session.await.map_err(|_| Error::Closed)?? {
+        Arrival::Welcome(session, hello) => (session, hello),
+        Arrival::Known(peer) => return Ok(Talked::Known(peer)),
+    };
     *said = Some((who.clone(), session));
     say(stream, &hello).await?;
     let Frame::Hello(hello) = hear(stream, MAX_FRAME).await? else { return Err(OUT_OF_TURN) };
-    Ok((who, session, *hello))
+    Ok(Talked::Hello(who, session, *hello))
 }
 
 const OUT_OF_TURN: Error = Error::Malformed("it is not what is said at that point");
@@ -168,17 +191,20 @@ async fn hear(stream: &mut dyn Duplex, most: usize) -> Result<Frame, Error> {
     }
 }
 
-/// Tells the other side why not, in a task of its own: the reason is known here already.
-fn turn_away(mut stream: Box<dyn Duplex>, error: &Error) {
+/// Tells the other side why not. `None` if it knows, or has gone.
+fn turned_away(
+    mut stream: Box<dyn Duplex>,
+    error: &Error,
+) -> Option<Timeout<impl Future<Output = ()> + Send + use<>>> {
     if matches!(error, Error::TurnedAway(..) | Error::PeerLost(_)) {
-        return;
+        return None;
     }
     let words = Frame::Refuse(error.code().into(), error.to_string()).encode();
-    tokio::spawn(timeout(LAST_WORDS, async move {
+    Some(timeout(LAST_WORDS, async move {
         // What was not read would make the system throw away what was said.
         if say(&mut *stream, &words).await.is_ok() && stream.shutdown().await.is_ok() {
             let mut rest = [0; 512];
             while stream.read(&mut rest).await.is_ok_and(|count| count > 0) {}
         }
-    }));
+    }))
 }

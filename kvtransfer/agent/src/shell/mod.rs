@@ -31,7 +31,7 @@ use crate::agent::Snapshot;
 use crate::core::{ChunkNo, PeerNo};
 use crate::events::{Of, Peer};
 use crate::options::TransferOptions;
-use crate::protocol::Frame;
+use crate::protocol::{Frame, Role};
 use crate::roster::{Identity, LinkNo};
 use crate::transfer::Answer;
 
@@ -73,11 +73,22 @@ pub(crate) struct Ask {
     pub(crate) options: TransferOptions,
 }
 
+/// What follows for somebody who has shown who it is.
+#[derive(Debug)]
+enum Arrival {
+    /// Say this session, and the hello.
+    Welcome(u64, Bytes),
+    /// It is a peer already, and there are connections enough.
+    Known(Peer),
+}
+
 /// What the thread's tasks have to say.
 #[derive(Debug)]
 enum Mail {
     /// Somebody has shown who it is: which session to say, and the hello.
-    Arrived(Identity, oneshot::Sender<Result<(u64, Bytes), Error>>),
+    Arrived(Identity, Role, oneshot::Sender<Result<Arrival, Error>>),
+    /// Whoever was called is a peer already.
+    Again(Peer, Option<Wanted>),
     /// A connection is complete.
     Met(Box<Meeting>, Option<Wanted>),
     /// A connection did not come about; to whom this session was said, if it got so far.

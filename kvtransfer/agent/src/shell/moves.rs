@@ -13,6 +13,7 @@ use super::run::Shell;
 use crate::books::lock;
 use crate::core::{ChunkNo, LaneNo, PeerNo, Piece, TransferNo, Work};
 use crate::events::Of;
+use crate::limits::MAX_PRIORITY;
 use crate::transfer::{Answer, nothing};
 use crate::{Error, Failure, Report};
 
@@ -106,7 +107,7 @@ impl Shell {
             segments: Arc::clone(&ask.segments),
             direction: ask.direction,
             deadline: self.time(ask.options.deadline),
-            priority: ask.options.priority,
+            priority: ask.options.priority.clamp(1, MAX_PRIORITY),
             verify: ask.options.verify,
             notify: ask.options.notify.is_some(),
             lanes,
@@ -144,7 +145,7 @@ impl Shell {
         let now = self.now();
         match self.submit(lane, transfer, piece) {
             Ok((fabric, id)) => {
-                self.chunks.insert(chunk, (fabric, id));
+                self.chunks.insert(chunk, (lane, fabric, id));
                 self.ids.insert((fabric, id), chunk);
             }
             Err(error) => {
@@ -187,7 +188,7 @@ impl Shell {
     }
 
     pub(super) fn stop_chunk(&mut self, chunk: ChunkNo) {
-        if let Some((fabric, id)) = self.chunks.get(&chunk) {
+        if let Some((_, fabric, id)) = self.chunks.get(&chunk) {
             self.shared.carriers[*fabric].fabric.cancel(*id);
         }
     }

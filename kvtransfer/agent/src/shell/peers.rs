@@ -1,22 +1,24 @@
 //! Peers: from the connection that brings one to the loss of it, and what it says in between.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use kvferry_transfer::{AgentName, Epoch, RegionId};
 use tokio::net::TcpStream;
 
-use super::Wanted;
 use super::link::Link;
 use super::meet::{self, Meeting};
 use super::run::Shell;
+use super::{Arrival, Wanted};
 use crate::Error;
 use crate::agent::random;
 use crate::books::lock;
 use crate::core::PeerNo;
 use crate::events::{Event, Peer};
 use crate::limits::{MAX_METADATA, MAX_STRANGERS};
-use crate::protocol::{Carried, Frame, Hello, TableRegion};
+use crate::protocol::{Carried, Frame, Hello, Role, TableRegion};
 use crate::roster::{Identity, Joined, LinkNo};
 
 /// A peer that is met.
@@ -29,6 +31,8 @@ pub(super) struct Met {
     pub(super) regions: BTreeMap<RegionId, TableRegion>,
     /// Checksums that it waits for.
     pub(super) checks: usize,
+    /// What was last said of lanes that others stand in for: the one that does, and why.
+    fell: Option<(Arc<str>, String)>,
 }
 
 impl Shell {
@@ -39,11 +43,11 @@ impl Shell {
         expected: Option<(AgentName, Option<Epoch>)>,
         wanted: Wanted,
     ) {
-        if self.strangers >= MAX_STRANGERS {
+        if self.calls >= MAX_STRANGERS {
             drop(wanted.send(Err(Error::Full("connections being made (512)"))));
             return;
         }
-        self.strangers += 1;
+        self.calls += 1;
         tokio::spawn(meet::call(self.own.clone(), address, expected, wanted));
     }
 
@@ -57,18 +61,31 @@ impl Shell {
     }
 
     /// Somebody has shown who it is: what to say to it.
-    pub(super) fn arrived(&mut self, who: &Identity) -> Result<(u64, Bytes), Error> {
+    pub(super) fn arrived(&mut self, who: &Identity, role: Role) -> Result<Arrival, Error> {
+        if role == Role::Caller
+            && let Some(met) = self.roster.crowded(who).and_then(|peer| self.peers.get(&peer))
+        {
+            return Ok(Arrival::Known(met.handle.clone()));
+        }
+        if self.shared.unheard.bytes() > self.shared.unheard_most / 2 {
+            return Err(Error::Full("events that wait for this agent's owner (take them, or drop `Events`)"));
+        }
         let mut fresh = [0; 8];
         random(&mut fresh)?;
         let hello = self.offer()?;
         let session = self.roster.arrive(who, u64::from_le_bytes(fresh))?;
-        Ok((session, Frame::Hello(Box::new(Hello { session, ..hello })).encode()))
+        Ok(Arrival::Welcome(session, Frame::Hello(Box::new(Hello { session, ..hello })).encode()))
     }
 
     /// What this side has, by now.
     fn offer(&self) -> Result<Hello, Error> {
         let carried = |carrier: &crate::options::Carrier| {
-            let metadata = carrier.fabric.metadata()?;
+            let metadata = match carrier.fabric.metadata() {
+                Ok(metadata) => metadata,
+                // Peers can do nothing with none; the other fabrics go on.
+                Err(kvferry_transfer::Error::Closed) => Bytes::new(),
+                Err(error) => return Err(error.into()),
+            };
             if metadata.len() > MAX_METADATA {
                 return Err(Error::Full("bytes of a fabric's metadata (128 KiB)"));
             }
@@ -80,7 +97,7 @@ impl Shell {
     }
 
     pub(super) fn not_met(&mut self, error: Error, said: Option<(Identity, u64)>, wanted: Option<Wanted>) {
-        self.strangers -= 1;
+        self.has_begun(wanted.is_some());
         if let Some((who, said)) = said {
             self.roster.leave_early(&who, said);
         }
@@ -91,9 +108,23 @@ impl Shell {
         }
     }
 
+    /// A connection has begun, or will not: one that was `called` from here, or one to here.
+    fn has_begun(&mut self, called: bool) {
+        let count = if called { &mut self.calls } else { &mut self.strangers };
+        *count = count.saturating_sub(1);
+    }
+
+    /// Whoever was called is a peer already.
+    pub(super) fn met_before(&mut self, peer: Peer, wanted: Option<Wanted>) {
+        self.has_begun(wanted.is_some());
+        if let Some(wanted) = wanted {
+            drop(wanted.send(Ok(peer)));
+        }
+    }
+
     /// A connection is complete.
     pub(super) fn met(&mut self, meeting: Meeting, wanted: Option<Wanted>) {
-        self.strangers -= 1;
+        self.has_begun(wanted.is_some());
         let result = self.join(meeting);
         match (&result, wanted) {
             (_, Some(wanted)) => drop(wanted.send(result)),
@@ -120,6 +151,9 @@ impl Shell {
             for link in links {
                 self.links.remove(&link);
             }
+            if let Some(met) = self.peers.get(&old) {
+                met.handle.0.gone.store(true, Ordering::Relaxed);
+            }
             self.core.lost(now, old, &Error::PeerLost("it has lost this side and begins anew".into()));
             self.obey();
         }
@@ -134,8 +168,14 @@ impl Shell {
         self.roster.met(who, no);
         self.new_lanes(no, pairs);
         let handle = Peer::new(no, who.0.clone(), who.1, hello.about);
-        let met =
-            Met { handle: handle.clone(), link, fabrics: hello.fabrics, regions: hello.regions, checks: 0 };
+        let met = Met {
+            handle: handle.clone(),
+            link,
+            fabrics: hello.fabrics,
+            regions: hello.regions,
+            checks: 0,
+            fell: None,
+        };
         self.peers.insert(no, met);
         tracing::info!(peer = %handle, "met");
         self.tell(Event::Connected(handle.clone()));
@@ -180,6 +220,11 @@ impl Shell {
 
     fn heard_notify(&mut self, no: PeerNo, link: LinkNo, message: Bytes) {
         let Some(met) = self.peers.get(&no) else { return };
+        let waiting = self.shared.unheard.bytes().saturating_add(message.len() as u64);
+        if waiting > self.shared.unheard_most {
+            let error = Error::Full("events that wait for this agent's owner");
+            return self.lose_link(link, &error);
+        }
         if met.handle.0.received(message.len()) {
             self.tell(Event::Notified(met.handle.clone(), message));
         } else {
@@ -248,6 +293,9 @@ impl Shell {
             }
         }
         if let Some(peer) = peer {
+            if let Some(met) = self.peers.get(&peer) {
+                met.handle.0.gone.store(true, Ordering::Relaxed);
+            }
             let now = self.now();
             self.core.lost(now, peer, error);
         }
@@ -257,6 +305,16 @@ impl Shell {
     pub(super) fn part(&mut self, peer: PeerNo, error: &Error) {
         if let Some(link) = self.peers.get(&peer).map(|met| met.link) {
             self.lose_link(link, error);
+        }
+    }
+
+    /// A slower lane carries a transfer. Every one is counted; it is said once, until something changes.
+    pub(super) fn fell_back(&mut self, peer: PeerNo, to: &Arc<str>, from: String) {
+        let Some(met) = self.peers.get_mut(&peer) else { return };
+        let said = met.fell.as_ref().is_some_and(|(lane, why)| lane == to && *why == from);
+        if !said {
+            tracing::warn!(peer = %met.handle, lane = %to, because = %from, "a slower lane carries transfers");
+            met.fell = Some((Arc::clone(to), from));
         }
     }
 

@@ -51,14 +51,17 @@ pub(super) struct Shell {
     pub(super) lanes: HashMap<LaneNo, Path>,
     /// The same, the other way round.
     pub(super) paths: HashMap<(usize, PeerId), LaneNo>,
+    /// Lanes that go on once such a number is free.
+    pub(super) behind: HashMap<(usize, PeerId), Vec<LaneNo>>,
     pub(super) transfers: HashMap<TransferNo, Moving>,
     pub(super) tickets: HashMap<u64, TransferNo>,
-    /// Which transfer of which fabric a chunk is, and the other way round.
-    pub(super) chunks: HashMap<ChunkNo, (usize, TransferId)>,
+    /// Which transfer of which fabric a chunk is, over which lane; and the other way round.
+    pub(super) chunks: HashMap<ChunkNo, (LaneNo, usize, TransferId)>,
     pub(super) ids: HashMap<(usize, TransferId), ChunkNo>,
     pub(super) checks: HashMap<ChunkNo, Check>,
-    /// Connections that are being made.
+    /// Connections to here that are being made, and those from here.
     pub(super) strangers: usize,
+    pub(super) calls: usize,
     next_link: u64,
     /// When silence is looked for again, if anybody could be silent.
     pub(super) alive_at: Option<Time>,
@@ -114,12 +117,14 @@ pub(crate) fn start(
         peers: HashMap::new(),
         lanes: HashMap::new(),
         paths: HashMap::new(),
+        behind: HashMap::new(),
         transfers: HashMap::new(),
         tickets: HashMap::new(),
         chunks: HashMap::new(),
         ids: HashMap::new(),
         checks: HashMap::new(),
         strangers: 0,
+        calls: 0,
         next_link: 0,
         alive_at: None,
         closing: false,
@@ -159,6 +164,8 @@ impl Shell {
         listener: Option<TcpListener>,
         fds: &[AsyncFd<OwnedFd>],
     ) {
+        // The fabric that is looked at first: each in its turn.
+        let mut next = 0;
         while !self.closing {
             self.obey();
             self.watch_silence();
@@ -182,7 +189,7 @@ impl Shell {
                         self.mail(mail);
                     }
                 },
-                fabric = readable(fds) => self.poll(fabric),
+                fabric = readable(fds, &mut next) => self.poll(fabric),
                 stream = newcomer(listener.as_ref()) => self.greet(stream),
                 () = sleep_until(due.unwrap_or_else(tokio::time::Instant::now)), if due.is_some() => {}
             }
@@ -195,7 +202,10 @@ impl Shell {
 
     fn order(&mut self, order: Order) {
         match order {
-            Order::Connect { address, expected, answer } => self.call(address, expected, answer),
+            Order::Connect { address, expected, answer } => {
+                self.shared.wishes.fetch_sub(1, Ordering::Relaxed);
+                self.call(address, expected, answer);
+            }
             Order::Disconnect(peer) => self.part(peer, &Error::Cancelled),
             Order::Begin(ask, answer) => self.begin(*ask, answer),
             Order::Cancel(ticket) => {
@@ -205,9 +215,16 @@ impl Shell {
                 }
             }
             Order::Notify(peer, message) => self.say_notify(peer, message),
-            Order::Tables => self.say_tables(),
+            Order::Tables => {
+                // Before they are looked at: what changes from here on is told once more.
+                self.shared.tables.store(false, Ordering::SeqCst);
+                self.say_tables();
+            }
             Order::Heard(peer, messages, weight) => self.say_heard(peer, messages, weight),
-            Order::Snapshot(answer) => drop(answer.send(self.snapshot())),
+            Order::Snapshot(answer) => {
+                self.shared.wishes.fetch_sub(1, Ordering::Relaxed);
+                drop(answer.send(self.snapshot()));
+            }
             Order::Close => self.closing = true,
         }
         self.obey();
@@ -215,7 +232,8 @@ impl Shell {
 
     fn mail(&mut self, mail: Mail) {
         match mail {
-            Mail::Arrived(who, answer) => drop(answer.send(self.arrived(&who))),
+            Mail::Arrived(who, role, answer) => drop(answer.send(self.arrived(&who, role))),
+            Mail::Again(peer, wanted) => self.met_before(peer, wanted),
             Mail::Met(meeting, wanted) => self.met(*meeting, wanted),
             Mail::NotMet(error, said, wanted) => self.not_met(error, said, wanted),
             Mail::Said(link, said) => self.said(link, said),
@@ -258,11 +276,11 @@ impl Shell {
                 }
                 Command::Stop(chunk) => self.stop_chunk(chunk),
                 Command::Check { chunk, transfer, piece } => self.begin_check(chunk, transfer, piece),
+                Command::Forget(chunk) => drop(self.checks.remove(&chunk)),
                 Command::Tell(transfer) => self.tell_peer(transfer),
                 Command::End(transfer, result) => self.end(transfer, result),
                 Command::FellBack { peer, to, from } => {
-                    let peer = self.peers.get(&peer).map(|peer| peer.handle.to_string()).unwrap_or_default();
-                    tracing::warn!(%peer, lane = %to, because = %from, "a slower lane carries a transfer");
+                    self.fell_back(peer, &to, from);
                 }
                 Command::Gone(peer, error) => self.gone(peer, error),
             }
@@ -270,7 +288,11 @@ impl Shell {
     }
 
     pub(super) fn tell(&self, event: Event) {
-        // Whoever has dropped the events does not want them.
-        self.events.send(event).ok();
+        let weight = event.weight();
+        self.shared.unheard.add(weight);
+        if self.events.send(event).is_err() {
+            // Whoever has dropped the events does not want them.
+            self.shared.unheard.take(weight);
+        }
     }
 }

@@ -1,9 +1,9 @@
 //! What the loop does now and then: looks whether peers are silent, tells how it does, and, at last, ends.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::Order;
@@ -13,11 +13,21 @@ use crate::Error;
 use crate::agent::{PeerView, Snapshot};
 use crate::books::lock;
 use crate::core::PeerNo;
+use crate::limits::LAST_WORDS;
 use crate::protocol::Frame;
 use crate::roster::LinkNo;
+use crate::transfer::nothing;
 
-/// How long a goodbye may take to be written.
-const GOODBYE: Duration = Duration::from_secs(1);
+/// Waits until all of these have ended, or [`LAST_WORDS`] have passed: however many peers do not read, closing takes no
+/// longer.
+async fn said_goodbye(writing: Vec<JoinHandle<()>>) {
+    let all = async {
+        for task in writing {
+            task.await.ok();
+        }
+    };
+    timeout(LAST_WORDS, all).await.ok();
+}
 
 impl Shell {
     /// Looks for peers that are silent, and lets others know that this side is there.
@@ -47,10 +57,12 @@ impl Shell {
         let view = |(_, name, epoch, lanes)| PeerView { name, epoch, lanes };
         let (transfers, chunks) = self.core.outstanding();
         Snapshot {
-            peers: self.core.views().into_iter().map(view).collect(),
+            peers: self.core.views(self.now()).into_iter().map(view).collect(),
+            past: self.core.past(),
             transfers,
             chunks,
             leases: lock(&self.shared.grants).len(),
+            unheard: self.shared.unheard.bytes(),
             wakeups: self.shared.wakeups.load(Ordering::Relaxed),
         }
     }
@@ -59,8 +71,10 @@ impl Shell {
     pub(super) async fn close(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
         orders.close();
         while let Ok(order) = orders.try_recv() {
-            // What waits for an answer gets it: the agent is closed.
-            drop(order);
+            // What waits for another answer gets it: the agent is closed.
+            if let Order::Begin(_, answer) = order {
+                drop(answer.send(Err(Box::new(nothing(Error::Closed)))));
+            }
         }
         let now = self.now();
         let peers: Vec<PeerNo> = self.peers.keys().copied().collect();
@@ -82,11 +96,25 @@ impl Shell {
             let _ = link.say(goodbye.clone());
             writing.extend(link.end());
         }
-        for task in writing {
-            timeout(GOODBYE, task).await.ok();
-        }
+        said_goodbye(writing).await;
         for (_, transfer) in self.transfers.drain() {
             transfer.close();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn however_many_peers_do_not_read_a_goodbye_takes_no_longer() {
+        let start = tokio::time::Instant::now();
+        said_goodbye((0..1000).map(|_| tokio::spawn(pending())).collect()).await;
+        // The clock of this test is moved by nothing but what is waited for.
+        assert_eq!(start.elapsed().as_secs(), LAST_WORDS.as_secs());
+        said_goodbye((0..1000).map(|_| tokio::spawn(async {})).collect()).await;
     }
 }

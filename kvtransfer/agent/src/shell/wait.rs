@@ -25,13 +25,15 @@ pub(super) fn watched(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(fd, Interest::READABLE)
 }
 
-/// The number of a fabric that has events.
-pub(super) async fn readable(fds: &[AsyncFd<OwnedFd>]) -> usize {
+/// The number of a fabric that has events: the first from `next` on, which is set to the one behind it, so that a busy one
+/// does not keep the others waiting.
+pub(super) async fn readable(fds: &[AsyncFd<OwnedFd>], next: &mut usize) -> usize {
     poll_fn(|context| {
-        for (index, fd) in fds.iter().enumerate() {
-            if let Poll::Ready(Ok(mut ready)) = fd.poll_read_ready(context) {
+        for index in (*next..fds.len()).chain(0..*next) {
+            if let Poll::Ready(Ok(mut ready)) = fds[index].poll_read_ready(context) {
                 // Before its events are taken: one that comes afterwards makes it readable anew.
                 ready.clear_ready();
+                *next = (index + 1) % fds.len();
                 return Poll::Ready(index);
             }
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use kvferry_agent::{Error, Options};
 use kvferry_transfer::Access;
+use kvferry_transfer::fabric::Fabric;
 
 use crate::support::{MIB, Of, Side, end, pair, segments, soon, wait};
 
@@ -132,4 +133,70 @@ fn a_peer_that_breaks_the_protocol_later_is_lost_and_told_why() {
         assert_eq!(b.lost(), "malformed_frame");
         assert!(contains(&rest(stream), "a control frame cannot be read"));
     }
+}
+
+/// A hello with one fabric of this metadata.
+fn hello_with(metadata: &[u8], session: u64) -> Vec<u8> {
+    let mut body = vec![3];
+    body.extend(session.to_le_bytes());
+    body.extend(1_u32.to_le_bytes());
+    body.extend(3_u32.to_le_bytes());
+    body.extend(b"tcp");
+    body.extend(u32::try_from(metadata.len()).unwrap().to_le_bytes());
+    body.extend(metadata);
+    body.extend([0; 8]);
+    frame(&body)
+}
+
+#[test]
+fn a_peer_that_says_another_ones_fabric_is_its_own_gets_nothing_and_takes_nothing_from_it() {
+    let (mut a, b, peer) = pair(&[Of::Tcp], MIB);
+    let token = b.grant(Access::Read);
+    let all = segments(a.region, b.region, MIB, 4);
+    end(a.agent.read(&peer, token, all.clone(), soon())).unwrap();
+    let theirs = b.fabrics[0].metadata().unwrap();
+    let mut stream = TcpStream::connect(a.address()).unwrap();
+    let mut table = hello_with(&theirs, 5);
+    table[4] = 5;
+    stream.write_all(&[greeting("thief", 1, 1), hello_with(&theirs, 5), table].concat()).unwrap();
+    let thief = a.until(|event| match event {
+        kvferry_agent::Event::Connected(peer) if peer.name().as_str() == "thief" => Some(peer),
+        _ => None,
+    });
+    let within = kvferry_agent::TransferOptions::within(Duration::from_millis(300));
+    let nothing = segments(a.region, b.region, 0, 1);
+    let stolen = wait(a.agent.read(&thief, token, nothing, within)).map_err(|failure| failure.error.code());
+    assert!(matches!(stolen, Err("deadline" | "unknown_remote_region")), "{stolen:?}");
+    a.agent.disconnect(&thief);
+    assert_eq!(a.lost(), "cancelled");
+    end(a.agent.read(&peer, token, all, soon())).unwrap();
+    let lanes = wait(a.agent.snapshot()).unwrap().peers.remove(0).lanes;
+    assert_eq!((lanes[0].state, lanes[0].losses), ("up", 0), "its lane was never touched");
+}
+
+#[test]
+fn peers_that_come_say_much_and_go_cannot_fill_the_memory_of_an_owner_that_takes_nothing() {
+    const MOST: u64 = 4 * MIB;
+    let narrow = |options| Options { unheard_bytes: MOST, ..options };
+    let b = Side::with("b", 1, &[Of::Tcp], MIB, narrow);
+    let message = frame(&[&[6][..], &vec![7; 60_000]].concat());
+    let mut full = 0;
+    for session in 0..40 {
+        let mut stream = TcpStream::connect(b.address()).unwrap();
+        let said = [greeting("c", 1, 1), hello_with(b"noise", session)].concat();
+        // It may be turned away before it has said all.
+        let _ = stream.write_all(&[said, message.repeat(10), frame(&[12, 0, 0, 0, 0])].concat());
+        full += usize::from(contains(&rest(stream), "full"));
+    }
+    assert!(full >= 20, "{full} were turned away");
+    let snapshot = wait(b.agent.snapshot()).unwrap();
+    assert!(snapshot.unheard > MOST / 2 && snapshot.unheard <= MOST + MIB, "{}", snapshot.unheard);
+    // Whoever drops the events does not want them, and nothing waits any more.
+    let Side { agent, events, .. } = b;
+    drop(events);
+    assert_eq!(wait(agent.snapshot()).unwrap().unheard, 0);
+    let mut stream = TcpStream::connect(agent.listening().unwrap()).unwrap();
+    let said = [greeting("d", 1, 1), hello_with(b"noise", 1), frame(&[12, 0, 0, 0, 0])].concat();
+    stream.write_all(&said).unwrap();
+    assert!(!contains(&rest(stream), "full"));
 }

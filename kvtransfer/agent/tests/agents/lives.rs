@@ -2,13 +2,14 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use kvferry_agent::{Event, Peer};
 use kvferry_transfer::{Access, AgentName, Epoch, RegionId, Token};
 
 use crate::support::{MIB, Of, Side, end, eventually, pattern, segments, soon, wait};
 
-const FABRICS: [Of; 2] = [Of::Shm, Of::Tcp];
+const FABRICS: [Of<'static>; 2] = [Of::Shm, Of::Tcp];
 const LEN: u64 = 16 * MIB;
 
 /// Set for the process that is killed: its epoch.
@@ -52,6 +53,11 @@ impl Other {
             token: Token(words[2].parse::<u128>().unwrap().to_le_bytes()),
             region: RegionId(words[3].parse().unwrap()),
         }
+    }
+
+    fn signal(&self, which: &str) {
+        let process = nix::unistd::Pid::from_raw(self.process.id().try_into().unwrap());
+        nix::sys::signal::kill(process, which.parse::<nix::sys::signal::Signal>().unwrap()).unwrap();
     }
 
     fn kill(&mut self) {
@@ -128,4 +134,29 @@ fn a_new_life_that_comes_before_the_old_one_is_missed_voids_it() {
     new.fill(7);
     end(new.agent.write(&next, token, segments(new.region, a.region, 64 * MIB, 64), soon())).unwrap();
     assert!(a.bytes(0, 64 * MIB) == pattern(64 << 20, 7), "every byte");
+}
+
+#[test]
+fn a_peer_that_stands_still_is_lost_and_one_that_wakes_up_is_met_anew() {
+    let short = |options| kvferry_agent::Options { silence: Duration::from_millis(600), ..options };
+    let mut a = Side::with("a", 1, &FABRICS, LEN, short);
+    let mut other = Other::start(1);
+    let peer = wait(a.agent.connect(&other.address, None)).unwrap();
+    let all = segments(a.region, other.region, LEN, 1024);
+    end(a.agent.read(&peer, other.token, all.clone(), soon().verified())).unwrap();
+    other.signal("SIGSTOP");
+    let transfers: Vec<_> =
+        (0..4).map(|_| a.agent.read(&peer, other.token, all.clone(), soon().verified())).collect();
+    for transfer in transfers {
+        // Over shm, bytes may come from one that stands still; that they are right, it cannot say.
+        assert_eq!(end(transfer).unwrap_err(), "peer_silent");
+    }
+    assert_eq!(a.lost(), "peer_silent");
+    other.signal("SIGCONT");
+    let again = wait(a.agent.connect(&other.address, None)).unwrap();
+    assert_ne!(again, peer, "it is met anew");
+    assert_eq!(again.epoch(), peer.epoch());
+    end(a.agent.read(&again, other.token, all, soon().verified())).unwrap();
+    assert!(a.bytes(0, LEN) == pattern(LEN, 1), "every byte");
+    other.kill();
 }

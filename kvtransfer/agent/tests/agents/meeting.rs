@@ -148,3 +148,88 @@ fn with_tls_only_those_with_certificates_that_are_trusted_meet() {
     assert_eq!(code(&a, &bare), "tls");
     assert_eq!(code(&bare, &a), "foreign");
 }
+
+/// Who is who is not asked of callers: their side needs no certificate.
+fn tls_without_client_certificates() -> Tls {
+    let made = rcgen::generate_simple_self_signed(vec!["agents.test".into()]).unwrap();
+    let (certificate, key) = (made.cert.der().clone(), made.signing_key.serialize_der());
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key));
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate.clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let server = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    let client = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let peers_are = Some(ServerName::try_from("agents.test").unwrap());
+    Tls { server: Arc::new(server), client: Arc::new(client), peers_are }
+}
+
+#[test]
+fn with_tls_and_no_client_certificates_the_secret_tells_who_may_come() {
+    let tls = tls_without_client_certificates();
+    let with = |name, word: Option<&[u8]>| {
+        let (tls, secret) = (Some(tls.clone()), word.map(Secret::new));
+        named(name, 1, |options| Options { tls, secret, ..options })
+    };
+    let (a, mut b) = (with("a", Some(b"word")), with("b", Some(b"word")));
+    let peer = a.meet(&b);
+    a.agent.notify(&peer, Bytes::from_static(b"hello")).unwrap();
+    assert_eq!(b.notified(), b"hello");
+    for wrong in [with("c", Some(b"other")), with("d", None)] {
+        assert_eq!(
+            (code(&wrong, &a), code(&a, &wrong)),
+            ("unauthenticated".into(), "unauthenticated".into())
+        );
+    }
+}
+
+#[test]
+fn whoever_connects_to_a_peer_time_and_again_gets_the_same_one() {
+    let (a, b) = (named("a", 1, |of| of), named("b", 1, |of| of));
+    let peer = a.meet(&b);
+    for _ in 0..20 {
+        assert_eq!(a.meet(&b), peer);
+    }
+    let back = b.meet(&a);
+    assert_eq!(b.meet(&a), back);
+    let token = b.grant(Access::Read);
+    end(a.agent.read(&peer, token, segments(a.region, b.region, MIB, 1), soon())).unwrap();
+}
+
+#[test]
+fn a_message_for_a_peer_that_is_lost_is_refused() {
+    let (mut a, b) = (named("a", 1, |of| of), named("b", 1, |of| of));
+    let peer = a.meet(&b);
+    drop(b);
+    assert_eq!(a.lost(), "peer_lost");
+    assert_eq!(a.agent.notify(&peer, Bytes::new()).unwrap_err().code(), "unknown_peer");
+}
+
+#[test]
+fn a_peer_that_is_parted_from_and_met_again_at_once_is_of_use() {
+    let (a, b) = (Side::new("a", &[Of::Shm, Of::Tcp], MIB), Side::new("b", &[Of::Shm, Of::Tcp], MIB));
+    let token = b.grant(Access::Read);
+    for round in 0..50 {
+        let peer = a.meet(&b);
+        b.fill(round);
+        let lost = a.agent.read(&peer, token, segments(a.region, b.region, MIB, 64), soon());
+        if round % 2 == 0 {
+            end(lost).unwrap();
+        }
+        a.agent.disconnect(&peer);
+        // Nobody waits for the end of that.
+        let peer = a.meet(&b);
+        let report = end(a.agent.read(&peer, token, segments(a.region, b.region, MIB, 8), soon())).unwrap();
+        assert_eq!(report.bytes, MIB);
+        a.agent.disconnect(&peer);
+    }
+    crate::support::eventually("an end of all", || wait(a.agent.snapshot()).unwrap().peers.is_empty());
+}

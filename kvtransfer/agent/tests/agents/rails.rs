@@ -6,7 +6,8 @@ use kvferry_transfer::fabric::Fabric;
 
 use crate::support::{MIB, Of, Side, end, eventually, pattern, segments, soon, wait};
 
-const RAILS: [Of; 3] = [Of::TcpAt([127, 0, 0, 1]), Of::TcpAt([127, 0, 0, 2]), Of::TcpAt([127, 0, 0, 3])];
+const RAILS: [Of<'static>; 3] =
+    [Of::TcpAt([127, 0, 0, 1]), Of::TcpAt([127, 0, 0, 2]), Of::TcpAt([127, 0, 0, 3])];
 const LEN: u64 = 48 * MIB;
 
 fn railed(name: &str) -> Side {

@@ -9,7 +9,7 @@ use crate::support::{MIB, Of, Side, eventually, soon, wait};
 
 const STORM: u64 = 3000;
 
-fn narrow(name: &str, fabrics: &[Of]) -> Side {
+fn narrow(name: &str, fabrics: &[Of<'_>]) -> Side {
     Side::with(name, 1, fabrics, 4 * MIB, |mut options| {
         options.pace.chunk_bytes = 1 << 10;
         options.pace.lane_bytes = 8 << 10;

@@ -3,14 +3,17 @@
 use std::future::Future;
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kvferry_agent::{Agent, Carrier, Event, Events, Options, Peer, Report, Transfer, TransferOptions};
 use kvferry_faults::{Faulty, Plan};
 use kvferry_transfer::fabric::Fabric;
+use kvferry_transfer::fabric::nixl::{NixlFabric, NixlOptions};
 use kvferry_transfer::fabric::shm::{self, Shm};
 use kvferry_transfer::fabric::tcp::{TcpFabric, TcpOptions};
+use kvferry_transfer::fabric::ucx::{UcxFabric, UcxOptions, Want};
 use kvferry_transfer::memory::{Arena, Region};
 use kvferry_transfer::{Access, AgentName, Epoch, Place, RegionId, Segment, Span, Token};
 
@@ -21,14 +24,22 @@ pub const MIB: u64 = 1 << 20;
 
 /// Which fabric.
 #[derive(Debug, Clone, Copy)]
-pub enum Of {
+pub enum Of<'a> {
     Shm,
     Tcp,
     /// A rail.
     TcpAt([u8; 4]),
+    Ucx {
+        library: &'a Path,
+        transports: Option<&'a str>,
+        want: Want,
+    },
+    Nixl {
+        library: &'a Path,
+    },
 }
 
-impl Of {
+impl Of<'_> {
     pub fn open(self, name: &str, epoch: u64) -> Box<dyn Fabric> {
         let (name, epoch) = (AgentName::new(name).unwrap(), Epoch(epoch));
         let tcp = |ip: IpAddr| -> Box<dyn Fabric> {
@@ -38,6 +49,17 @@ impl Of {
             Self::Shm => Box::new(Shm::open(shm::Options::new(name, epoch)).unwrap()),
             Self::Tcp => tcp([127, 0, 0, 1].into()),
             Self::TcpAt(ip) => tcp(ip.into()),
+            Self::Ucx { library, transports, want } => {
+                let mut options = UcxOptions::new(name, epoch);
+                (options.library, options.want) = (Some(library.into()), want);
+                options.transports = transports.map(Into::into);
+                Box::new(UcxFabric::open(options).unwrap())
+            }
+            Self::Nixl { library } => {
+                let mut options = NixlOptions::new(name, epoch, ([127, 0, 0, 1], 0).into());
+                options.library = Some(library.into());
+                Box::new(NixlFabric::open(options).unwrap())
+            }
         }
     }
 }
@@ -58,18 +80,18 @@ pub fn options(name: &str, epoch: u64, carriers: Vec<Carrier>) -> Options {
 
 impl Side {
     /// An agent over these fabrics, with a region of so many bytes.
-    pub fn new(name: &str, fabrics: &[Of], len: u64) -> Self {
+    pub fn new(name: &str, fabrics: &[Of<'_>], len: u64) -> Self {
         Self::with(name, 1, fabrics, len, |options| options)
     }
 
     pub fn with(
         name: &str,
         epoch: u64,
-        fabrics: &[Of],
+        fabrics: &[Of<'_>],
         len: u64,
         change: impl FnOnce(Options) -> Options,
     ) -> Self {
-        let open = |of: &Of| Arc::new(Faulty::new(of.open(name, epoch), Plan::default()).unwrap());
+        let open = |of: &Of<'_>| Arc::new(Faulty::new(of.open(name, epoch), Plan::default()).unwrap());
         let fabrics: Vec<Arc<Faulty>> = fabrics.iter().map(open).collect();
         let carriers =
             fabrics.iter().map(|fabric| Carrier::new(Arc::clone(fabric) as Arc<dyn Fabric>)).collect();
@@ -173,7 +195,7 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 /// Two agents over these fabrics, met, and what `a` calls `b`.
-pub fn pair(fabrics: &[Of], len: u64) -> (Side, Side, Peer) {
+pub fn pair(fabrics: &[Of<'_>], len: u64) -> (Side, Side, Peer) {
     let (a, b) = (Side::new("a", fabrics, len), Side::new("b", fabrics, len));
     let peer = a.meet(&b);
     (a, b, peer)

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kvferry_agent::core::{ChunkNo, Command, Core, LaneNo, LaneSpec, Pace, PeerNo, Time, TransferNo, Work};
 use kvferry_agent::limits::{CHUNK_BYTES, LANE_BYTES};
-use kvferry_transfer::fabric::Direction;
+use kvferry_transfer::fabric::{Copying, Direction};
 use kvferry_transfer::{AgentName, Epoch, Place, RegionId, Segment};
 
 use crate::way;
@@ -16,10 +16,12 @@ const MIB: u64 = 1 << 20;
 
 fn core(lanes: u8) -> (Core, PeerNo) {
     let mut core = Core::new(Pace::default());
-    let specs = (0..lanes).map(|index| LaneSpec { label: format!("tcp#{index}").into(), tier: 1 }).collect();
+    let specs = (0..lanes)
+        .map(|index| LaneSpec { label: format!("tcp#{index}").into(), tier: 1, copied_tier: 1 })
+        .collect();
     let peer = core.met(Time::ZERO, AgentName::new("p").unwrap(), Epoch(1), specs).unwrap();
     for index in 0..lanes {
-        core.lane_up(Time::ZERO, LaneNo { peer, index }, way());
+        core.lane_up(Time::ZERO, LaneNo { peer, index }, way(Copying::Socket));
     }
     (core, peer)
 }

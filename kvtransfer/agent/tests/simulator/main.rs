@@ -5,6 +5,8 @@
 mod fairness;
 mod random;
 mod rules;
+mod speed;
+mod tiers;
 mod world;
 
 use std::sync::Arc;
@@ -19,10 +21,10 @@ const SCHEDULES: u64 = 20_000;
 /// Steps of a schedule: enough for several transfers to begin, fail over, and end.
 const STEPS: u64 = 120;
 
-/// What carries the bytes of every lane.
-fn way() -> Arc<Lane> {
+/// What carries the bytes of a lane.
+fn way(copying: Copying) -> Arc<Lane> {
     let (transport, device) = ("tcp".to_owned(), "lo".to_owned());
-    Arc::new(Lane { transport, device, copying: Copying::Socket, encrypted: false })
+    Arc::new(Lane { transport, device, copying, encrypted: false })
 }
 
 fn run(seed: u64) -> world::Tally {

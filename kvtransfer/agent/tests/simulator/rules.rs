@@ -98,6 +98,12 @@ impl Rules {
         assert_eq!(of.arrived.insert(key, chunk.piece.bytes), None, "a piece arrives once");
     }
 
+    /// Nobody waits for a check any more.
+    pub fn forgotten(&mut self, chunk: ChunkNo) {
+        let of = self.chunks.remove(&chunk);
+        assert!(of.is_some_and(|of| of.checking), "{chunk:?} was not being checked");
+    }
+
     pub fn told(&mut self, no: TransferNo) {
         let of = self.transfers.get_mut(&no).unwrap();
         assert!(of.notify && !of.told && !of.ended, "{no:?} is told once, before its end, if at all");
@@ -119,6 +125,8 @@ impl Rules {
         } else {
             assert!(!of.told, "nobody is told of what has not arrived");
         }
+        let unasked = self.chunks.values().any(|chunk| chunk.transfer == no && chunk.checking);
+        assert!(!unasked, "{no:?} ends, and nobody was told that its checks are not waited for");
         let left = self.chunks.values().any(|chunk| chunk.transfer == no && !chunk.checking);
         assert!(!left || !report.settled, "{no:?} ends while chunks of it move, and says otherwise");
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kvferry_agent::Error;
 use kvferry_agent::core::{ChunkNo, Command, Core, LaneNo, LaneSpec, Pace, PeerNo, Time, TransferNo, Work};
-use kvferry_transfer::fabric::Direction;
+use kvferry_transfer::fabric::{Copying, Direction};
 use kvferry_transfer::{AgentName, Epoch, Place, RegionId, Segment};
 
 use crate::random::Random;
@@ -149,7 +149,7 @@ impl World {
             }
             self.obey();
         }
-        let (open, views) = (self.rules.open(), self.core.views());
+        let (open, views) = (self.rules.open(), self.core.views(self.now));
         assert_eq!(
             self.core.outstanding(),
             (0, 0),
@@ -169,7 +169,8 @@ impl World {
             self.core.tick(self.now);
         }
         self.obey();
-        assert!(self.core.views().is_empty(), "no peer is left: {:?}", self.core.views());
+        let views = self.core.views(self.now);
+        assert!(views.is_empty(), "no peer is left: {views:?}");
         assert_eq!(self.core.due(), None, "nothing is due when there is nothing");
         self.tally
     }
@@ -181,6 +182,7 @@ impl World {
         let spec = |index: u64| LaneSpec {
             label: format!("lane{index}").into(),
             tier: u8::try_from(index / 2).unwrap(),
+            copied_tier: u8::try_from(index / 2 + index % 2 * 3).unwrap(),
         };
         let lanes: Vec<LaneSpec> = (0..count).map(spec).collect();
         let no = self.core.met(self.now, name, Epoch(self.epoch), lanes).unwrap();
@@ -262,7 +264,8 @@ impl World {
             },
             Link::Reaching => {
                 self.links.insert(lane, Link::Up);
-                self.core.lane_up(self.now, lane, way());
+                let copying = [Copying::ZeroCopy, Copying::Socket, Copying::Emulated];
+                self.core.lane_up(self.now, lane, way(self.random.one(&copying).unwrap()));
             }
             Link::Up if self.random.chance(self.trouble / 4) => self.lane_down(lane, &lost),
             Link::Leaving if self.random.chance(self.trouble / 10) => {
@@ -381,6 +384,7 @@ impl World {
                     let of = self.arriving.take().expect("what is checked has just arrived");
                     self.rules.chunks.insert(chunk, Chunk { checking: true, ..of });
                 }
+                Command::Forget(chunk) => self.rules.forgotten(chunk),
                 Command::Tell(transfer) => self.rules.told(transfer),
                 Command::End(transfer, result) => self.end(transfer, &result),
                 Command::FellBack { .. } => self.tally.fell_back += 1,
@@ -395,7 +399,7 @@ impl World {
 
     fn end(&mut self, no: TransferNo, result: &Result<kvferry_agent::Report, Box<kvferry_agent::Failure>>) {
         self.rules.ends(no, result);
-        // Nobody waits for checks of a transfer that has ended, nor for chunks that a broken fabric keeps.
+        // Nobody waits for chunks that a broken fabric keeps.
         self.rules.chunks.retain(|_, chunk| chunk.transfer != no);
         let tally = &mut self.tally;
         let report = match result {

@@ -96,7 +96,9 @@ fn all_orders_come(inbox: impl Protocol) {
             inbox.woken();
         }
     }
-    callers.into_iter().for_each(|caller| caller.join().unwrap());
+    for caller in callers {
+        caller.join().unwrap();
+    }
     let mut first = taken.clone();
     first.retain(|order| *order < 20);
     assert_eq!((first, taken.contains(&20)), (vec![10, 11], true));
@@ -130,7 +132,9 @@ fn nobody_waits_for_a_thread_that_has_ended() {
         });
         drop(inbox.take());
         inbox.close();
-        callers.into_iter().for_each(|caller| caller.join().unwrap());
+        for caller in callers {
+            caller.join().unwrap();
+        }
         assert!(inbox.is_empty());
     });
 }

@@ -3,23 +3,20 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 
-use super::attention::ASIDE;
 use super::limits::TICK;
 use super::numbers::ByNumber;
 use super::orders::{Key, Order};
-use super::shared::{CLOCK, KICK, Shared, Worker, lock, scratch};
+use super::shared::{CLOCK, KICK, Shared, Worker, scratch};
 use super::socket::Listener;
 use super::stream::{Context, Stream};
 use crate::{Error, PeerId};
 
 /// Events taken from the system at once.
-const EVENTS: usize = 256;
+pub(super) const EVENTS: usize = 256;
 /// By a caller who helps: it waits for few streams at a time.
 const HELPED: usize = 16;
 /// Numbers of listeners count down from here; streams count from 0.
@@ -93,7 +90,7 @@ impl Engine {
         let now = Instant::now();
         if events[..count].iter().any(|event| event.data() == KICK) {
             // That was meant for the thread, which may sleep on: whoever has more for it must kick again.
-            worker.was_not_kicked();
+            worker.orders().overheard();
         }
         self.notice(&events[..count], shared, now);
         self.round(shared, worker, now);
@@ -106,7 +103,7 @@ impl Engine {
         count > 0
     }
 
-    fn notice(&mut self, events: &[EpollEvent], shared: &Shared, now: Instant) {
+    pub(super) fn notice(&mut self, events: &[EpollEvent], shared: &Shared, now: Instant) {
         for event in events {
             let (number, flags) = (event.data(), event.events());
             if let Some(held) = self.streams.get_mut(&number) {
@@ -127,8 +124,8 @@ impl Engine {
         }
     }
 
-    fn round(&mut self, shared: &Shared, worker: &Worker, now: Instant) {
-        for order in worker.take_orders() {
+    pub(super) fn round(&mut self, shared: &Shared, worker: &Worker, now: Instant) {
+        for order in worker.orders().take() {
             self.obey(order, shared, worker, now);
         }
         for _ in 0..self.line.len() {
@@ -242,7 +239,7 @@ impl Engine {
     }
 
     /// Looks at the clock, for every stream and, in the first engine, for all that has a deadline.
-    fn look(&mut self, shared: &Shared, now: Instant) {
+    pub(super) fn look(&mut self, shared: &Shared, now: Instant) {
         self.late = false;
         if self.index == 0 {
             shared.with(|state| {
@@ -283,7 +280,7 @@ impl Engine {
     }
 
     /// Sets the clock for when there is something to do next, if nothing happens: when that is; `None` for never.
-    fn arm(&mut self, shared: &Shared, worker: &Worker, now: Instant) -> Option<Instant> {
+    pub(super) fn arm(&mut self, shared: &Shared, worker: &Worker, now: Instant) -> Option<Instant> {
         if self.has_work() {
             return Some(now);
         }
@@ -330,89 +327,4 @@ fn is_of_the_connection(error: &io::Error) -> bool {
         error.raw_os_error(),
         Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EBADF | libc::EINVAL)
     )
-}
-
-/// If a progress thread panics, everything ends: callers are told rather than left to wait for what nobody does.
-struct Collapse<'a>(&'a Shared);
-
-impl Drop for Collapse<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.stopping.store(true, Ordering::SeqCst);
-            self.0.workers.iter().for_each(Worker::kick);
-            self.0.with(|state| {
-                state.close();
-                state.finish(Instant::now());
-            });
-        }
-    }
-}
-
-/// A progress thread's life.
-pub(super) fn run(shared: &Shared, index: usize) {
-    let _collapse = Collapse(shared);
-    let worker = &shared.workers[index];
-    let mut events = [EpollEvent::empty(); EVENTS];
-    let (mut helped, mut active, mut due) = (0, Instant::now(), None);
-    while !shared.stopping.load(Ordering::SeqCst) {
-        if worker.helped.since(&mut helped) && shared.attention.is_wanted() && stands_aside(worker, due) {
-            continue;
-        }
-        // First others learn that they must kick, then this thread looks whether there is something to do.
-        let mut idle = worker.lie_down() && !shared.stopping.load(Ordering::SeqCst);
-        let now = Instant::now();
-        if idle {
-            due = lock(&worker.engine).arm(shared, worker, now);
-            idle = due.is_none_or(|due| due > now);
-        }
-        let awake = (active + shared.options.busy_poll).saturating_duration_since(now);
-        let count = await_sockets(worker, &mut events, idle, awake);
-        worker.get_up();
-        let now = Instant::now();
-        if count > 0 {
-            active = now;
-        }
-        let mut engine = lock(&worker.engine);
-        engine.notice(&events[..count], shared, now);
-        engine.look(shared, now);
-        engine.round(shared, worker, now);
-    }
-}
-
-/// Leaves the sockets to callers, who have come a moment ago. `false` if somebody kicks or it is time for something else.
-fn stands_aside(worker: &Worker, due: Option<Instant>) -> bool {
-    worker.forget_kicks();
-    // One of those may have been about work that is left; whoever is at work right now will kick if there is some.
-    if !worker.lie_down() || worker.engine.try_lock().is_ok_and(|engine| engine.has_work()) {
-        worker.get_up();
-        return false;
-    }
-    let left = due.map_or(ASIDE, |due| due.saturating_duration_since(Instant::now()));
-    let undisturbed = left >= ASIDE && !worker.await_kick(ASIDE);
-    worker.get_up();
-    undisturbed
-}
-
-/// What the sockets say, once they say something or the clock does; at once, if not `idle`. For so long as it is to stay
-/// `awake` the thread does not sleep.
-fn await_sockets(worker: &Worker, events: &mut [EpollEvent], idle: bool, awake: Duration) -> usize {
-    if idle && !awake.is_zero() {
-        let begin = Instant::now();
-        while begin.elapsed() < awake {
-            match worker.epoll.wait(events, EpollTimeout::ZERO) {
-                Ok(0) if !worker.has_orders() => std::hint::spin_loop(),
-                Ok(count) => return count,
-                Err(_) => break,
-            }
-        }
-    }
-    match worker.epoll.wait(events, if idle { EpollTimeout::NONE } else { EpollTimeout::ZERO }) {
-        Ok(count) => count,
-        Err(Errno::EINTR) => 0,
-        // Nothing can be waited for: better to go on in small steps than to hang.
-        Err(_) => {
-            std::thread::sleep(TICK);
-            0
-        }
-    }
 }

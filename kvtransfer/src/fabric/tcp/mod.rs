@@ -6,7 +6,7 @@
 //! - pure: [`metadata`], [`hello`] and [`wire`] are what is said, [`cut`] makes chunks of transfers and [`turns`] lets
 //!   them take turns, [`book`] knows the leases, [`state`] all the rest;
 //! - [`memory`], [`places`], [`socket`], [`tls`] and [`digest`] touch bytes;
-//! - [`stream`] is one connection, [`engine`] a progress thread with many of them; [`attention`] says when callers do its
+//! - [`stream`] is one connection, [`engine`] many of them, [`thread`] drives one; [`attention`] says when callers do its
 //!   work.
 //!
 //! Each side's own streams carry its own requests: two that connect to each other at once get one way each, and need not
@@ -31,6 +31,7 @@ mod shared;
 mod socket;
 mod state;
 mod stream;
+mod thread;
 mod tls;
 mod turns;
 mod wire;
@@ -44,11 +45,12 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use self::engine::{Engine, run};
+use self::engine::Engine;
 use self::limits::{CHUNK_BYTES, MAX_ADDRESSES, MAX_STREAMS};
 use self::metadata::Metadata;
 use self::shared::{Shared, Worker, lock};
 use self::socket::{Listener, host_addresses};
+use self::thread::run;
 use super::{Backend, Event, Fabric, Lane, Limits, Request};
 use crate::memory::{Kind, Region, Registry};
 use crate::{Error, Lease, PeerId, RegionId, Token, TransferId};
@@ -89,7 +91,7 @@ impl TcpFabric {
             .collect::<Result<Vec<_>, _>>()?;
         let shared = Arc::new(Shared::new(options, workers)?);
         for worker in &shared.workers {
-            lock(&worker.engine).watch(worker)?;
+            worker.engine().watch(worker)?;
         }
         let fabric = Self { shared, listening, addresses, threads: Mutex::default() };
         for index in 0..threads {
@@ -278,13 +280,13 @@ impl Fabric for TcpFabric {
         }
         self.shared.stopping.store(true, Ordering::SeqCst);
         for thread in std::mem::take(&mut *lock(&self.threads)) {
-            self.shared.workers.iter().for_each(Worker::kick);
+            self.shared.workers.iter().for_each(|worker| worker.orders().call());
             // If it panicked there is nobody left to wait for.
             let _ = thread.join();
         }
         for worker in &self.shared.workers {
-            lock(&worker.engine).close_all(&self.shared, worker);
-            drop(worker.take_orders());
+            worker.engine().close_all(&self.shared, worker);
+            drop(worker.orders().take());
         }
         self.shared.with(|state| state.finish(Instant::now()));
         *self.shared.registry_mut() = Registry::default();

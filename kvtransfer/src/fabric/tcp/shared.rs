@@ -3,14 +3,15 @@
 //! Locks are taken in this order: an engine, the registry, the state. The state's is held for a few look-ups, never during
 //! a call of the system other than waking somebody.
 
+use std::ops::DerefMut;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+use kvferry_inbox::Duty;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
@@ -21,21 +22,17 @@ use super::options::TcpOptions;
 use super::orders::Order;
 use super::state::State;
 use crate::Error;
-use crate::fabric::common::{EventQueue, Identity};
+use crate::fabric::common::{Doorbell, EventQueue, Identity, Inbox};
 use crate::memory::Registry;
 
 /// A progress thread, as others see it.
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) epoll: Epoll,
-    /// What the thread does, for whoever holds the lock: a caller who finds it free does the work at once, which saves
-    /// waking the thread.
-    pub(super) engine: Mutex<Engine>,
-    inbox: Mutex<Vec<Order>>,
-    kick: EventFd,
+    /// What the thread does, for whoever has the engine: a caller who finds it free does the work at once, which saves waking
+    /// the thread.
+    duty: Duty<Engine, Order, Doorbell>,
     clock: TimerFd,
-    /// Whether the thread must be kicked to look into its inbox.
-    asleep: AtomicBool,
     pub(super) helped: Helped,
 }
 
@@ -70,7 +67,7 @@ impl Worker {
     pub(super) fn new(engine: Engine) -> Result<Self, Error> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
             .map_err(|errno| Error::System("epoll_create1", errno as i32))?;
-        let kick = eventfd()?;
+        let kick = Doorbell::new()?;
         epoll
             .add(&kick, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, KICK))
             .map_err(|errno| Error::System("epoll_ctl", errno as i32))?;
@@ -80,38 +77,27 @@ impl Worker {
         epoll
             .add(&clock, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, CLOCK))
             .map_err(|errno| Error::System("epoll_ctl", errno as i32))?;
-        Ok(Self {
-            epoll,
-            clock,
-            engine: Mutex::new(engine),
-            inbox: Mutex::default(),
-            kick,
-            asleep: AtomicBool::new(false),
-            helped: Helped::default(),
-        })
+        Ok(Self { epoll, duty: Duty::new(engine, kick), clock, helped: Helped::default() })
     }
 
-    pub(super) fn take_orders(&self) -> Vec<Order> {
-        std::mem::take(&mut lock(&self.inbox))
+    /// The engine, once nobody else is at it.
+    pub(super) fn engine(&self) -> impl DerefMut<Target = Engine> {
+        self.duty.engine()
     }
 
-    /// From here on others kick. `false`, and they do not, if there are orders.
-    pub(super) fn lie_down(&self) -> bool {
-        self.asleep.store(true, Ordering::SeqCst);
-        let idle = lock(&self.inbox).is_empty();
-        if !idle {
-            self.get_up();
-        }
-        idle
+    /// Whether the engine is free, and leaves something that can be done without waiting.
+    pub(super) fn is_left_work(&self) -> bool {
+        self.duty.free_engine().is_some_and(|engine| engine.has_work())
     }
 
-    pub(super) fn get_up(&self) {
-        self.asleep.store(false, Ordering::SeqCst);
+    /// What the thread is to do, and how it is woken.
+    pub(super) fn orders(&self) -> &Inbox<Order> {
+        self.duty.inbox()
     }
 
-    /// Somebody else has taken the kick.
-    pub(super) fn was_not_kicked(&self) {
-        self.asleep.store(true, Ordering::SeqCst);
+    /// Does the thread's work for a moment, if nobody does: whether it was done. `work` tells whether it leaves some.
+    pub(super) fn help(&self, work: impl FnOnce(&mut Engine) -> bool) -> bool {
+        self.duty.help(|engine, _| work(engine))
     }
 
     /// Wakes the thread after `time`, and not before for any earlier reason; or never. A timer that stays is cheaper than one
@@ -126,35 +112,13 @@ impl Worker {
         debug_assert!(set.is_ok(), "a clock of our own and a time that is one: {set:?}");
     }
 
-    pub(super) fn has_orders(&self) -> bool {
-        !lock(&self.inbox).is_empty()
-    }
-
     /// Sleeps until it is kicked, whatever the sockets say, or until `time` has passed; whether it was kicked.
     pub(super) fn await_kick(&self, time: Duration) -> bool {
         let timeout = TimeSpec::from_duration(time);
         // If that fails, the thread goes on sooner.
-        ppoll(&mut [PollFd::new(self.kick.as_fd(), PollFlags::POLLIN)], Some(timeout), None) != Ok(0)
+        ppoll(&mut [PollFd::new(self.orders().bell().as_fd(), PollFlags::POLLIN)], Some(timeout), None)
+            != Ok(0)
     }
-
-    /// Kicks from before count no more: what they were for is done, or whoever [lies down](Self::lie_down) now finds it.
-    pub(super) fn forget_kicks(&self) {
-        // It fails if there were none.
-        let _ = self.kick.read();
-    }
-
-    /// Wakes the thread if it sleeps.
-    pub(super) fn kick(&self) {
-        if self.asleep.swap(false, Ordering::SeqCst) {
-            // It can only fail by overflowing, and then it is readable anyway.
-            let _ = self.kick.write(1);
-        }
-    }
-}
-
-fn eventfd() -> Result<EventFd, Error> {
-    EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
-        .map_err(|errno| Error::System("eventfd", errno as i32))
 }
 
 impl Shared {
@@ -201,7 +165,7 @@ impl Shared {
     fn put(&self, orders: Vec<Order>) {
         for order in orders {
             if let Some(worker) = self.workers.get(order.owner()) {
-                lock(&worker.inbox).push(order);
+                worker.orders().put(order);
             }
         }
     }
@@ -214,7 +178,10 @@ impl Shared {
         let mut owners: Vec<usize> = orders.iter().map(Order::owner).collect();
         owners.dedup();
         self.put(orders);
-        owners.into_iter().filter_map(|owner| self.workers.get(owner)).for_each(Worker::kick);
+        owners
+            .into_iter()
+            .filter_map(|owner| self.workers.get(owner))
+            .for_each(|worker| worker.orders().call());
     }
 
     /// From here on callers who wait are woken for sockets, or not any more.
@@ -230,7 +197,7 @@ impl Shared {
         self.put(orders);
         for worker in owners.into_iter().filter_map(|owner| self.workers.get(owner)) {
             if !self.help(worker, false) {
-                worker.kick();
+                worker.orders().call();
             }
         }
     }
@@ -241,15 +208,12 @@ impl Shared {
         if self.stopping.load(Ordering::SeqCst) {
             return false;
         }
-        let Ok(mut engine) = worker.engine.try_lock() else { return false };
-        if engine.turn(self, worker, sockets) {
-            worker.helped.once_more();
-        }
-        // What is left is for the thread, which may be asleep.
-        if engine.has_work() {
-            worker.kick();
-        }
-        true
+        worker.help(|engine| {
+            if engine.turn(self, worker, sockets) {
+                worker.helped.once_more();
+            }
+            engine.has_work()
+        })
     }
 
     /// Counts a stranger in, if there is room for one.

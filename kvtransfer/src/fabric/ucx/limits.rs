@@ -61,8 +61,14 @@ pub(super) const MAX_EARLY: usize = 4096;
 /// Bytes hashed before the thread looks at anything else: some 50 microseconds.
 pub(super) const HASH_STEP: u64 = 1 << 20;
 
-/// Calls of progress before the thread looks at anything else.
-pub(super) const PROGRESS_TURNS: usize = 64;
+/// Copies that UCX lets the kernel make in one call of progress. Half a megabyte each at most (`UCX_CMA_SEG_SIZE`), so one
+/// call takes no longer than posting does; and looking at the other transports, which UCX does in every call, costs a small
+/// block a hundredth of its copy's time rather than a tenth.
+pub(super) const COPIES_AT_ONCE: usize = 8;
+
+/// Calls of progress before the thread looks at anything else: half a window of copies, so that the next ones are posted
+/// before the last are made.
+pub(super) const PROGRESS_TURNS: usize = WINDOW_OPS / 2 / COPIES_AT_ONCE;
 
 /// Bytes of a worker's address. UCX's take 80 to 500 bytes, and some 100 more with each further device.
 pub(super) const MAX_ADDRESS: usize = 16 << 10;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use kvferry_ucx_sys::Version;
 
+use super::limits::COPIES_AT_ONCE;
 use super::raw::Setting;
 use crate::{AgentName, Epoch};
 
@@ -101,6 +102,14 @@ impl UcxOptions {
             let name =
                 |name: &'static str| if version < TAKES_WHOLE_NAMES { &name["TCP_".len()..] } else { name };
             settings.extend(unsaid.map(|known| setting(name(known), self.tcp_segment.to_string(), false)));
+        }
+        // Where the kernel copies, UCX's own setting is one copy between two looks at all its transports.
+        let copies = ["cma", "sm", "shm", "all"];
+        let taken = |chosen: &String| copies.iter().any(|name| chosen.split(',').any(|word| word == *name));
+        let said = ["UCX_CMA_TX_QUOTA", "UCX_SCOPY_TX_QUOTA"].into_iter().any(&in_environment);
+        if !said && self.transports.as_ref().is_none_or(taken) {
+            let name = if version < TAKES_WHOLE_NAMES { "TX_QUOTA" } else { "CMA_TX_QUOTA" };
+            settings.push(setting(name, COPIES_AT_ONCE.to_string(), false));
         }
         // What was chosen is looked at in any case.
         if self.want != Want::Any && version >= REFUSES_EMULATION {

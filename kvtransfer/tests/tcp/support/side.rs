@@ -145,6 +145,22 @@ impl Side {
         }
     }
 
+    /// Why a peer is lost that it goes to meet. A transfer with it fails for the same reason, if the peer is not lost already
+    /// when it is begun.
+    pub fn turned_away(&mut self, metadata: &[u8]) -> Error {
+        let peer = self.fabric.connect(metadata).unwrap();
+        let transfer = self.fabric.submit(read(peer, &[segment(0, 0, 8)]));
+        let failed = match transfer {
+            Ok(transfer) => self.outcome(transfer).unwrap_err(),
+            Err(error) => {
+                assert_eq!(error, Error::UnknownPeer(peer));
+                return self.lost(peer);
+            }
+        };
+        assert_eq!(self.lost(peer), failed);
+        failed
+    }
+
     pub fn freed(&mut self, token: Token) {
         self.until(|event| *event == Event::Freed(token));
     }

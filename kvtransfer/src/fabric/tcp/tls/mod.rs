@@ -8,6 +8,7 @@
 //! cannot follow a change of keys, which AES-GCM needs after some 400 GB of a stream.
 
 mod problem;
+mod records;
 mod session;
 
 use std::sync::Arc;

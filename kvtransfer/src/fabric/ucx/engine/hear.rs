@@ -1,5 +1,7 @@
 //! What peers say, message by message, in the order in which they said it.
 
+use std::mem;
+
 use bytes::Bytes;
 
 use super::Engine;
@@ -14,21 +16,21 @@ use crate::{Error, PeerId, TransferId};
 impl Engine {
     /// Looks at what has happened. Returns whether anything has.
     pub(super) fn hear(&mut self) -> bool {
-        let news = self.worker.news();
-        let any = !(news.arrived.is_empty() && news.finished.is_empty() && news.broken.is_empty());
-        for (op, result) in news.finished {
-            self.finished(op, result);
-        }
+        let mut news = mem::take(&mut self.news);
+        self.worker.news(&mut news);
+        let any = !news.is_empty();
+        self.all_finished(news.finished.drain(..));
         // Each may post more, which may end at once again; those wait for the next turn.
-        for (op, result) in std::mem::take(&mut self.ended) {
-            self.finished(op, result);
-        }
-        for bytes in news.arrived {
+        let ended = mem::take(&mut self.ended);
+        self.all_finished(ended.into_iter());
+        for bytes in news.arrived.drain(..) {
             self.open_envelope(&bytes);
         }
-        for (peer, status) in news.broken {
+        for (peer, status) in news.broken.drain(..) {
             self.broke(PeerId(peer), status);
         }
+        // Empty again, with the room that it has.
+        self.news = news;
         any
     }
 

@@ -4,12 +4,14 @@
 //! - [`meet`] and [`part`]: peers come and go;
 //! - [`hear`]: what they say, message by message, in order;
 //! - [`ask`]: transfers of this side, and [`pump`], which posts their operations in turns;
+//! - [`ends`]: what became of operations;
 //! - [`serve`]: what peers do under this side's leases;
 //! - [`hash`]: checksums, a little at a time;
 //! - [`regions`], [`clock`].
 
 mod ask;
 mod clock;
+mod ends;
 mod hash;
 mod hear;
 mod meet;
@@ -35,7 +37,7 @@ use super::limits::{CLOSE_WITHIN, DOZE, LONGEST_SLEEP, PROGRESS_TURNS};
 use super::message::Link;
 use super::metadata::Metadata;
 use super::options::UcxOptions;
-use super::raw::{Mapped, Posted, Status, Worker};
+use super::raw::{Mapped, News, Status, Worker};
 use super::shared::{Command, Shared};
 use crate::fabric::common::Timers;
 use crate::{Error, PeerId, RegionId, TransferId};
@@ -86,6 +88,8 @@ pub(super) struct Engine {
     timers: Timers<Due>,
     /// Operations that ended when they were posted.
     ended: Vec<(Op, Result<(), Status>)>,
+    /// Empty between turns; kept for its room.
+    news: News<Op>,
     closing: Option<Instant>,
     /// Last: what the fields above hold is let go of before it.
     worker: Worker<Op>,
@@ -105,6 +109,7 @@ impl Engine {
             hashing: VecDeque::new(),
             timers: Timers::default(),
             ended: Vec::new(),
+            news: News::default(),
             closing: None,
             worker,
         }
@@ -159,64 +164,6 @@ impl Engine {
         }
     }
 
-    /// Takes note of what became of posting an operation.
-    fn posted(&mut self, op: Op, result: Result<Posted, Status>) {
-        if let Some(peer) = self.peers.get_mut(&op.peer()) {
-            peer.under_way += 1;
-        }
-        match result {
-            Ok(Posted::Pending) => {}
-            // Later in this turn: whoever posts is in the middle of something.
-            Ok(Posted::Done) => self.ended.push((op, Ok(()))),
-            Err(status) => self.ended.push((op, Err(status))),
-        }
-    }
-
-    /// An operation has ended.
-    fn finished(&mut self, op: Op, result: Result<(), Status>) {
-        let id = op.peer();
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        peer.under_way -= 1;
-        match op {
-            Op::Meet(_) => peer.reached = result.is_ok(),
-            Op::Message(_, len) => peer.unsent -= len,
-            Op::Data(_, transfer, len) => {
-                peer.moving -= 1;
-                peer.moving_bytes -= len;
-                if let Some(transfer) = self.transfers.get_mut(&transfer) {
-                    transfer.moving -= 1;
-                }
-            }
-            Op::Flush(_, transfer) => {
-                peer.moving -= 1;
-                if let Some(transfer) = self.transfers.get_mut(&transfer) {
-                    transfer.flushing = false;
-                }
-            }
-            Op::Bye(_) => self.cut(id),
-            Op::Close(_) => {}
-        }
-        if let Err(status) = result {
-            self.broke(id, status);
-        }
-        match op {
-            Op::Meet(_) => self.try_up(id),
-            Op::Message(..) => self.ask_on(id),
-            Op::Data(_, transfer, _) | Op::Flush(_, transfer) => {
-                self.activate(id);
-                self.settle(transfer);
-            }
-            Op::Bye(_) | Op::Close(_) => {}
-        }
-        self.part_on(id);
-    }
-
-    /// Something on the way to a peer has failed: the way is of no use any more.
-    fn broke(&mut self, id: PeerId, status: Status) {
-        let why = format!("the way to it broke: {}", status.text(self.worker.ucx()));
-        self.lose_quietly(id, &Error::Lost(why));
-    }
-
     fn sleep(&mut self) {
         if !self.shared.inbox.sleep() {
             return;
@@ -237,8 +184,12 @@ impl Engine {
             ];
             // Woken for nothing, at worst.
             poll(&mut watched, timeout).ok();
+            if watched[1].any() != Some(false) {
+                return self.shared.inbox.woken();
+            }
         }
-        self.shared.inbox.woken();
+        // What was rung meanwhile is heard at the next sleep.
+        self.shared.inbox.get_up();
     }
 
     fn close(&mut self) {

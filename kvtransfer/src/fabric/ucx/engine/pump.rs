@@ -1,13 +1,34 @@
 //! Posts operations, in turns: peers take turns, and with each peer its transfers do. So a transfer of 40 GiB and one of
 //! 10 MiB share the way evenly for as long as both have something to move.
 
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::{Engine, Op};
 use crate::fabric::Direction;
 use crate::fabric::ucx::limits::{TURN_OPS, TURNS_AT_ONCE, WINDOW_OPS};
-use crate::fabric::ucx::raw::Posted;
-use crate::{Error, PeerId};
+use crate::fabric::ucx::raw::{Mapped, Posted, RemoteKey};
+use crate::{Error, PeerId, RegionId};
+
+/// Where pieces that follow one another lie, looked up once for all of them.
+#[derive(Debug, Clone, Copy)]
+struct Ends<'a> {
+    local: RegionId,
+    remote: RegionId,
+    here: &'a Rc<Mapped>,
+    key: &'a Rc<RemoteKey>,
+}
+
+impl<'a> Ends<'a> {
+    fn find(
+        mapped: &'a HashMap<RegionId, Rc<Mapped>>,
+        keys: &'a HashMap<RegionId, Rc<RemoteKey>>,
+        local: RegionId,
+        remote: RegionId,
+    ) -> Option<Self> {
+        Some(Self { local, remote, here: mapped.get(&local)?, key: keys.get(&remote)? })
+    }
+}
 
 impl Engine {
     /// A peer may have something to post.
@@ -44,7 +65,7 @@ impl Engine {
         let Some(transfer_id) = peer.turns.pop_front() else { return false };
         let Some(transfer) = transfers.get_mut(&transfer_id) else { return true };
         let Some(endpoint) = &peer.endpoint else { return false };
-        let (mut ops, mut bytes) = (0, 0);
+        let (mut ops, mut bytes, mut ends) = (0, 0, None::<Ends<'_>>);
         while !transfer.all_posted
             && ops < TURN_OPS
             && bytes < pace.op
@@ -56,20 +77,26 @@ impl Engine {
                 break;
             };
             let (local, remote) = (piece.local, piece.remote);
-            let (Some(here), Some(key)) = (mapped.get(&local.region), peer.keys.get(&remote.region)) else {
-                let why = "it allows bytes of a region that it gives no key to";
-                self.lose(id, &Error::Lost(why.into()));
-                return false;
+            let ends = match ends.filter(|ends| (ends.local, ends.remote) == (local.region, remote.region)) {
+                Some(same) => same,
+                None => match Ends::find(mapped, &peer.keys, local.region, remote.region) {
+                    Some(found) => *ends.insert(found),
+                    None => {
+                        let why = "it allows bytes of a region that it gives no key to";
+                        self.lose(id, &Error::Lost(why.into()));
+                        return false;
+                    }
+                },
             };
             let op = Op::Data(id, transfer_id, piece.len);
             let (at, there, len) = (local.offset, remote.offset, piece.len);
-            let (here, key) = (Rc::clone(here), Rc::clone(key));
+            let Ends { here, key, .. } = ends;
             let posted = match transfer.request.direction {
                 Direction::Write => {
                     transfer.unflushed = true;
-                    worker.put(endpoint, &here, at, &key, there, len, op)
+                    worker.put(endpoint, here, at, key, there, len, op)
                 }
-                Direction::Read => worker.get(endpoint, &here, at, &key, there, len, op),
+                Direction::Read => worker.get(endpoint, here, at, key, there, len, op),
             };
             (ops, bytes) = (ops + 1, bytes + len);
             match posted {

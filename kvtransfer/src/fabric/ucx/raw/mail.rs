@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::ffi::c_void;
+use std::mem;
 use std::ptr::NonNull;
 use std::slice;
 
@@ -26,9 +27,10 @@ thread_local! {
     static MAIL: RefCell<Mail> = RefCell::default();
 }
 
-/// All that has been noted on this thread.
-pub(super) fn take() -> Mail {
-    MAIL.take()
+/// Swaps all that has been noted on this thread for an empty list, whose room is used next.
+pub(super) fn swap(empty: &mut Mail) {
+    debug_assert!(empty.arrived.is_empty() && empty.finished.is_empty() && empty.broken.is_empty());
+    MAIL.with(|mail| mem::swap(&mut *mail.borrow_mut(), empty));
 }
 
 /// A number in the place of a pointer that only comes back.
@@ -70,7 +72,7 @@ pub(super) unsafe extern "C" fn arrived(
 }
 
 fn note(what: impl FnOnce(&mut Mail)) {
-    // It is borrowed nowhere else for longer than a `take`, which calls nothing.
+    // It is borrowed nowhere else for longer than a `swap`, which calls nothing.
     MAIL.with(|mail| {
         if let Ok(mut mail) = mail.try_borrow_mut() {
             what(&mut mail);

@@ -19,7 +19,7 @@ mod worker;
 pub(super) use context::{Context, Setting};
 pub(super) use memory::{Mapped, RemoteKey};
 pub(super) use ops::Posted;
-pub(super) use worker::{Endpoint, Worker};
+pub(super) use worker::{Endpoint, News, Worker};
 
 use kvferry_ucx_sys::{Library, ucs_status_t};
 

@@ -1,6 +1,7 @@
 //! The worker: endpoints, messages, bytes, and what becomes of them.
 
 use std::ffi::c_void;
+use std::fmt;
 use std::mem;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::ptr::{NonNull, null_mut};
@@ -18,6 +19,7 @@ use kvferry_ucx_sys::{
     ucp_worker_attr_t, ucp_worker_h, ucp_worker_params_t, ucs_status_ptr_t,
 };
 
+use super::mail::Mail;
 use super::memory::{Mapped, RemoteKey};
 use super::ops::{Held, Ops, Posted};
 use super::printed::printed;
@@ -53,7 +55,8 @@ impl Drop for Handles {
 #[derive(Debug)]
 pub(in super::super) struct Endpoint(NonNull<ucp_ep>);
 
-/// What has happened. `T` is what the caller has called its operations.
+/// What has happened. `T` is what the caller has called its operations. Whoever asks often uses the same lists again, so that
+/// they do not grow anew each time.
 #[derive(Debug)]
 pub(in super::super) struct News<T> {
     pub(in super::super) arrived: Vec<Vec<u8>>,
@@ -62,11 +65,26 @@ pub(in super::super) struct News<T> {
     pub(in super::super) broken: Vec<(u32, Status)>,
 }
 
+impl<T> Default for News<T> {
+    fn default() -> Self {
+        Self { arrived: Vec::new(), finished: Vec::new(), broken: Vec::new() }
+    }
+}
+
+impl<T> News<T> {
+    pub(in super::super) fn is_empty(&self) -> bool {
+        self.arrived.is_empty() && self.finished.is_empty() && self.broken.is_empty()
+    }
+}
+
 /// See the module.
-#[derive(Debug)]
 pub(in super::super) struct Worker<T> {
     handles: Rc<Handles>,
     ops: Ops<T>,
+    /// Empty between calls; kept for its room.
+    mail: Mail,
+    /// Of puts and gets: what differs between two of them is set for each.
+    of_bytes: Padded<ucp_request_param_t>,
     event_fd: RawFd,
 }
 
@@ -101,8 +119,10 @@ impl<T> Worker<T> {
         // SAFETY: a live worker and a place for a number.
         checked(unsafe { ucx.ucp_worker_get_efd(worker, &raw mut event_fd) })?;
         // Whatever an earlier worker of this thread has left is not for this one.
-        drop(mail::take());
-        Ok(Self { handles, ops: Ops::default(), event_fd })
+        mail::swap(&mut Mail::default());
+        let mut of_bytes = with_callback();
+        of_bytes.op_attr_mask |= UCP_OP_ATTR_FIELD_MEMH | UCP_OP_ATTR_FIELD_MEMORY_TYPE;
+        Ok(Self { handles, ops: Ops::default(), mail: Mail::default(), of_bytes, event_fd })
     }
 
     pub(in super::super) fn context(&self) -> &Rc<Context> {
@@ -138,20 +158,20 @@ impl<T> Worker<T> {
         (0..turns).take_while(|_| turn() != 0).count() > 0
     }
 
-    /// What has happened since.
-    pub(in super::super) fn news(&mut self) -> News<T> {
-        let mail = mail::take();
-        let mut finished = Vec::with_capacity(mail.finished.len());
-        for (number, request, status) in mail.finished {
+    /// Adds what has happened since to `news`.
+    pub(in super::super) fn news(&mut self, news: &mut News<T>) {
+        mail::swap(&mut self.mail);
+        for (number, request, status) in self.mail.finished.drain(..) {
             if let Some(request) = request {
                 // SAFETY: UCX has handed it to the callback of this operation, which has ended; it is freed once.
-                unsafe { self.ucx().ucp_request_free(request.as_ptr()) };
+                unsafe { self.handles.ucx().ucp_request_free(request.as_ptr()) };
             }
-            finished.extend(self.ops.remove(number).map(|tag| (tag, checked(status))));
+            news.finished.extend(self.ops.remove(number).map(|tag| (tag, checked(status))));
         }
         let number = |number| u32::try_from(number).expect("it was made from a u32");
-        let broken = mail.broken.into_iter().map(|(endpoint, status)| (number(endpoint), Status(status)));
-        News { arrived: mail.arrived, finished, broken: broken.collect() }
+        news.arrived.append(&mut self.mail.arrived);
+        let broken = self.mail.broken.drain(..);
+        news.broken.extend(broken.map(|(endpoint, status)| (number(endpoint), Status(status))));
     }
 
     /// Whether this thread may sleep until [`event_fd`](Self::event_fd) is readable: there is nothing to be done now.
@@ -260,13 +280,10 @@ impl<T> Worker<T> {
     ) -> Result<Posted, Status> {
         let (buffer, count, remote) = ranges(local, offset, key, remote_offset, len)?;
         let rkey = key.key.as_ptr();
-        self.post(tag, Held::Memory(Rc::clone(local), Rc::clone(key)), |ucx, params| {
-            of_memory(params, local);
+        self.post_bytes(tag, local, key, |ucx, params| {
             // SAFETY: a live endpoint and a key of its worker; the bytes lie in a region (`ranges`) that is held, with the
-            // key, until the operation has ended.
-            unsafe {
-                ucx.ucp_put_nbx(endpoint.0.as_ptr(), buffer.cast(), count, remote, rkey, params.as_ptr())
-            }
+            // key, until the operation has ended. UCX reads the parameters during the call only.
+            unsafe { ucx.ucp_put_nbx(endpoint.0.as_ptr(), buffer.cast(), count, remote, rkey, params) }
         })
     }
 
@@ -287,12 +304,9 @@ impl<T> Worker<T> {
     ) -> Result<Posted, Status> {
         let (buffer, count, remote) = ranges(local, offset, key, remote_offset, len)?;
         let rkey = key.key.as_ptr();
-        self.post(tag, Held::Memory(Rc::clone(local), Rc::clone(key)), |ucx, params| {
-            of_memory(params, local);
+        self.post_bytes(tag, local, key, |ucx, params| {
             // SAFETY: as in `put`; others may write the bytes meanwhile, which nobody holds references to (`Region`).
-            unsafe {
-                ucx.ucp_get_nbx(endpoint.0.as_ptr(), buffer.cast(), count, remote, rkey, params.as_ptr())
-            }
+            unsafe { ucx.ucp_get_nbx(endpoint.0.as_ptr(), buffer.cast(), count, remote, rkey, params) }
         })
     }
 
@@ -321,6 +335,7 @@ impl<T> Worker<T> {
         })
     }
 
+    /// Posts what has parameters of its own.
     fn post(
         &mut self,
         tag: T,
@@ -328,17 +343,45 @@ impl<T> Worker<T> {
         call: impl FnOnce(&Library, &mut Padded<ucp_request_param_t>) -> ucs_status_ptr_t,
     ) -> Result<Posted, Status> {
         let number = self.ops.add(tag, held);
-        let mut params = Padded::<ucp_request_param_t>::zeroed();
-        params.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
-        params.cb.send = Some(mail::finished);
+        let mut params = with_callback();
         params.user_data = mail::as_argument(number);
-        let posted = match Completion::of(call(self.handles.ucx(), &mut params)) {
+        let answer = call(self.handles.ucx(), &mut params);
+        self.posted(number, answer)
+    }
+
+    /// Posts a put or a get.
+    fn post_bytes(
+        &mut self,
+        tag: T,
+        local: &Rc<Mapped>,
+        key: &Rc<RemoteKey>,
+        call: impl FnOnce(&Library, *const ucp_request_param_t) -> ucs_status_ptr_t,
+    ) -> Result<Posted, Status> {
+        let number = self.ops.add(tag, Held::Memory(Rc::clone(local), Rc::clone(key)));
+        self.of_bytes.user_data = mail::as_argument(number);
+        self.of_bytes.memh = local.handle;
+        self.of_bytes.memory_type = local.kind;
+        let answer = call(self.handles.ucx(), self.of_bytes.as_ptr());
+        self.posted(number, answer)
+    }
+
+    fn posted(&mut self, number: usize, answer: ucs_status_ptr_t) -> Result<Posted, Status> {
+        let posted = match Completion::of(answer) {
             Completion::Pending(_) => return Ok(Posted::Pending),
             Completion::Done => Ok(Posted::Done),
             Completion::Failed(status) => Err(Status(status)),
         };
         self.ops.remove(number);
         posted
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Worker<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker")
+            .field("handles", &self.handles)
+            .field("ops", &self.ops)
+            .finish_non_exhaustive()
     }
 }
 
@@ -352,10 +395,12 @@ impl<T> Drop for Worker<T> {
     }
 }
 
-fn of_memory(params: &mut ucp_request_param_t, local: &Mapped) {
-    params.op_attr_mask |= UCP_OP_ATTR_FIELD_MEMH | UCP_OP_ATTR_FIELD_MEMORY_TYPE;
-    params.memh = local.handle;
-    params.memory_type = local.kind;
+/// Parameters of an operation whose end is told.
+fn with_callback() -> Padded<ucp_request_param_t> {
+    let mut params = Padded::<ucp_request_param_t>::zeroed();
+    params.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
+    params.cb.send = Some(mail::finished);
+    params
 }
 
 /// The local address, the count and the remote address; an error if either range reaches out of its region.
