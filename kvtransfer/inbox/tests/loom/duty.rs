@@ -102,8 +102,8 @@ fn all_callers_are_answered(callers: &'static [usize], helper: Helper) {
 }
 
 /// How often threads are interrupted in the middle of something, at most, in one order. Two find the faults that are put in
-/// below; four take half a minute, six many minutes.
-const PREEMPTIONS: usize = 4;
+/// below; three take seconds, six many minutes.
+const PREEMPTIONS: usize = 3;
 
 fn model(callers: &'static [usize], helper: Helper) {
     let mut model = loom::model::Builder::new();

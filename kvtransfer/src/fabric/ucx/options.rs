@@ -167,6 +167,19 @@ mod tests {
     }
 
     #[test]
+    fn the_kernel_makes_several_copies_between_two_looks_at_all_transports_where_it_makes_any() {
+        let several = COPIES_AT_ONCE.to_string();
+        assert_eq!(value(&options(), "CMA_TX_QUOTA").as_ref(), Some(&several));
+        assert_eq!(value_for(14, &options(), "TX_QUOTA"), Some(several), "older ones know a short name");
+        let among = |transports: &str| UcxOptions { transports: Some(transports.into()), ..options() };
+        assert!(value(&among("cma,tcp"), "CMA_TX_QUOTA").is_some());
+        assert_eq!(value(&among("tcp"), "CMA_TX_QUOTA"), None, "nothing would take it");
+        let version = Version { major: 1, minor: 22, release: 1 };
+        let settings = options().settings(version, |name| name == "UCX_SCOPY_TX_QUOTA");
+        assert!(settings.iter().all(|setting| setting.name != "CMA_TX_QUOTA"), "the environment says it");
+    }
+
+    #[test]
     fn whoever_wants_rdma_gets_no_emulation() {
         assert_eq!(value(&options(), "PROTO_EMULATION_ENABLE"), None);
         let rdma = UcxOptions { want: Want::Rdma, ..options() };

@@ -77,20 +77,17 @@ impl Engine {
                 break;
             };
             let (local, remote) = (piece.local, piece.remote);
-            let ends = match ends.filter(|ends| (ends.local, ends.remote) == (local.region, remote.region)) {
-                Some(same) => same,
-                None => match Ends::find(mapped, &peer.keys, local.region, remote.region) {
-                    Some(found) => *ends.insert(found),
-                    None => {
-                        let why = "it allows bytes of a region that it gives no key to";
-                        self.lose(id, &Error::Lost(why.into()));
-                        return false;
-                    }
-                },
+            let same = ends.filter(|ends| (ends.local, ends.remote) == (local.region, remote.region));
+            let find = || Ends::find(mapped, &peer.keys, local.region, remote.region);
+            let Some(found) = same.or_else(find) else {
+                let why = "it allows bytes of a region that it gives no key to";
+                self.lose(id, &Error::Lost(why.into()));
+                return false;
             };
+            ends = Some(found);
             let op = Op::Data(id, transfer_id, piece.len);
             let (at, there, len) = (local.offset, remote.offset, piece.len);
-            let Ends { here, key, .. } = ends;
+            let Ends { here, key, .. } = found;
             let posted = match transfer.request.direction {
                 Direction::Write => {
                     transfer.unflushed = true;
