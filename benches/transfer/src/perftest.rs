@@ -137,12 +137,13 @@ impl Perftest {
     fn command(&self, port: u16) -> Command {
         let mut command = Command::new(self.copy.as_ref().unwrap_or(&self.tool));
         command.args(["-f", "-p", &port.to_string()]).stdin(Stdio::null()).stderr(Stdio::null());
-        // What the fabric sets for itself: without the first, puts and gets are emulated; the others are the right size of
-        // a TCP segment.
+        // What the fabric sets for itself: without the first, puts and gets are emulated; the next are the right size of a
+        // TCP segment, and how many copies the kernel makes between two looks at everything else.
         command.envs([
             ("UCX_RNDV_THRESH", "inf"),
             ("UCX_TCP_TX_SEG_SIZE", "256k"),
             ("UCX_TCP_RX_SEG_SIZE", "256k"),
+            ("UCX_CMA_TX_QUOTA", "8"),
             ("UCX_WARN_UNUSED_ENV_VARS", "n"),
         ]);
         command.envs(self.transports.iter().map(|transports| ("UCX_TLS", transports)));
