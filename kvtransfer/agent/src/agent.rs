@@ -14,11 +14,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::Error;
 use crate::books::{Grants, Regions, lock};
-use crate::core::LaneView;
 use crate::events::{Events, Peer, Unheard};
 use crate::limits::{MAX_MESSAGE, MAX_SEGMENTS, MAX_TRANSFERS, MAX_WISHES};
 use crate::options::{Carrier, Options, TransferOptions};
 use crate::shell::{self, Ask, Order};
+use crate::snapshot::Snapshot;
 use crate::transfer::{Answer, Transfer, nothing};
 
 /// What callers and the agent's thread share.
@@ -50,36 +50,6 @@ pub struct Agent {
     listening: Option<std::net::SocketAddr>,
     next_ticket: AtomicU64,
     thread: Mutex<Option<JoinHandle<()>>>,
-}
-
-/// A peer and how each lane to it does.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PeerView {
-    /// Who.
-    pub name: AgentName,
-    /// Which life.
-    pub epoch: Epoch,
-    /// Its lanes.
-    pub lanes: Vec<LaneView>,
-}
-
-/// How the agent does: for metrics.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Snapshot {
-    /// Its peers.
-    pub peers: Vec<PeerView>,
-    /// What lanes to peers that are gone have carried, by label: with those of the peers, sums that never shrink.
-    pub past: Vec<LaneView>,
-    /// Transfers that have not ended.
-    pub transfers: usize,
-    /// Chunks under way.
-    pub chunks: usize,
-    /// Leases that have not been freed.
-    pub leases: usize,
-    /// Bytes of events that wait to be taken.
-    pub unheard: u64,
-    /// How often its thread has woken up since it began.
-    pub wakeups: u64,
 }
 
 impl Agent {

@@ -29,11 +29,13 @@ mod protocol;
 mod report;
 mod roster;
 mod shell;
+mod snapshot;
 mod transfer;
 
-pub use agent::{Agent, PeerView, Snapshot};
+pub use agent::Agent;
 pub use error::Error;
 pub use events::{Event, Events, Peer};
 pub use options::{Carrier, Options, Secret, Tls, TransferOptions};
 pub use report::{Failure, LaneUse, Report, Retry};
+pub use snapshot::{PeerView, Snapshot};
 pub use transfer::Transfer;

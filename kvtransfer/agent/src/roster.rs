@@ -31,6 +31,15 @@ struct Known {
     peer: Option<PeerNo>,
 }
 
+/// A meeting that ended while further connections were made: those have said this side's session of it.
+#[derive(Debug)]
+struct Over {
+    ours: u64,
+    theirs: u64,
+    /// How many have not heard the peer's yet.
+    meeting: usize,
+}
+
 /// What a connection that is complete means.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Joined {
@@ -46,6 +55,7 @@ pub(crate) enum Joined {
 #[derive(Debug, Default)]
 pub(crate) struct Roster {
     known: HashMap<Identity, Known>,
+    over: HashMap<Identity, Vec<Over>>,
     of: HashMap<LinkNo, Identity>,
 }
 
@@ -74,7 +84,24 @@ impl Roster {
             if known.meeting == 0 && known.links.is_empty() {
                 self.known.remove(who);
             }
+        } else {
+            self.was_over(who, said);
         }
+    }
+
+    /// A connection that was made for a meeting that is over has come to its end: what the peer had said in that meeting.
+    fn was_over(&mut self, who: &Identity, said: u64) -> Option<u64> {
+        let all = self.over.get_mut(who)?;
+        let at = all.iter().position(|over| over.ours == said)?;
+        let theirs = all[at].theirs;
+        all[at].meeting -= 1;
+        if all[at].meeting == 0 {
+            all.swap_remove(at);
+        }
+        if all.is_empty() {
+            self.over.remove(who);
+        }
+        Some(theirs)
     }
 
     /// A connection is complete: on it, `said` was said and `heard` was heard.
@@ -88,6 +115,15 @@ impl Roster {
         heard: u64,
         link: LinkNo,
     ) -> Result<Joined, Error> {
+        if self.known.get(who).is_none_or(|known| known.ours != said)
+            && let Some(theirs) = self.was_over(who, said)
+            && theirs != heard
+            && !self.known.contains_key(who)
+        {
+            // The peer has parted and come again, faster than its goodbye: it has begun anew.
+            let new = Known { ours: said, theirs: None, links: Vec::new(), meeting: 1, peer: None };
+            self.known.insert(who.clone(), new);
+        }
         let known = self.known.get_mut(who).filter(|known| known.ours == said);
         let known =
             known.ok_or_else(|| Error::PeerLost("it was lost while another connection was made".into()))?;
@@ -132,6 +168,10 @@ impl Roster {
     pub(crate) fn part(&mut self, link: LinkNo) -> Option<(Identity, Option<PeerNo>, Vec<LinkNo>)> {
         let who = self.of.get(&link)?.clone();
         let known = self.known.remove(&who)?;
+        if let (Some(theirs), 1..) = (known.theirs, known.meeting) {
+            let over = Over { ours: known.ours, theirs, meeting: known.meeting };
+            self.over.entry(who.clone()).or_default().push(over);
+        }
         for link in &known.links {
             self.of.remove(link);
         }
@@ -194,6 +234,26 @@ mod tests {
         assert_eq!(roster.arrive(&who(1), 12), Ok(12), "the next meeting has a session of its own");
         roster.leave_early(&who(1), 12);
         assert!(roster.known.is_empty());
+    }
+
+    #[test]
+    fn a_peer_that_comes_again_before_its_goodbye_is_heard_is_met_anew() {
+        let mut roster = Roster::default();
+        roster.arrive(&who(1), 10).unwrap();
+        roster.join(&who(1), 10, 99, LinkNo(1)).unwrap();
+        assert_eq!(roster.arrive(&who(1), 11), Ok(10), "it has not been missed yet");
+        roster.part(LinkNo(1)).unwrap();
+        assert_eq!(roster.join(&who(1), 10, 100, LinkNo(2)), Ok(Joined::First));
+        roster.part(LinkNo(2)).unwrap();
+        assert!(roster.known.is_empty() && roster.over.is_empty() && roster.of.is_empty());
+        // One that does not get so far leaves nothing behind either.
+        roster.arrive(&who(1), 12).unwrap();
+        roster.join(&who(1), 12, 101, LinkNo(3)).unwrap();
+        roster.arrive(&who(1), 13).unwrap();
+        roster.part(LinkNo(3)).unwrap();
+        assert_eq!(roster.arrive(&who(1), 14), Ok(14), "by then another meeting has begun");
+        assert!(roster.join(&who(1), 12, 102, LinkNo(4)).is_err());
+        assert!(roster.over.is_empty());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncWriteExt, BufReader, BufWriter, ReadHalf, WriteHalf};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -40,6 +40,7 @@ impl Link {
         no: LinkNo,
         stream: Box<dyn Duplex>,
         mail: mpsc::Sender<Mail>,
+        room: Arc<Semaphore>,
         silence: Duration,
         now: Time,
     ) -> Self {
@@ -47,7 +48,7 @@ impl Link {
         let (out, frames) = mpsc::unbounded_channel();
         let unsent = Arc::new(AtomicUsize::new(0));
         let writing = tokio::spawn(write(no, writer, frames, Arc::clone(&unsent), mail.clone(), silence));
-        let reading = tokio::spawn(read(no, reader, mail));
+        let reading = tokio::spawn(read(no, reader, mail, room));
         Self { out, unsent, reading, writing: Some(writing), heard: now, said: true }
     }
 
@@ -95,12 +96,16 @@ fn last_words(mut writing: JoinHandle<()>) -> JoinHandle<()> {
     })
 }
 
-async fn read(no: LinkNo, reader: ReadHalf<Box<dyn Duplex>>, mail: mpsc::Sender<Mail>) {
+async fn read(no: LinkNo, reader: ReadHalf<Box<dyn Duplex>>, mail: mpsc::Sender<Mail>, room: Arc<Semaphore>) {
     let mut reader = BufReader::with_capacity(64 << 10, reader);
     loop {
-        let said = stream::frame(&mut reader, MAX_FRAME).await.and_then(|bytes| Frame::decode(&bytes));
+        let bytes = stream::frame(&mut reader, MAX_FRAME).await;
+        let kib = bytes.as_ref().map_or(0, |bytes| (bytes.len() >> 10) + 1);
+        // It is never closed, and has room for several of the longest.
+        let taken = Arc::clone(&room).acquire_many_owned(u32::try_from(kib).unwrap_or(u32::MAX)).await.ok();
+        let said = bytes.and_then(|bytes| Frame::decode(&bytes));
         let over = said.is_err();
-        if mail.send(Mail::Said(no, said)).await.is_err() || over {
+        if mail.send(Mail::Said(no, said, taken)).await.is_err() || over {
             return;
         }
     }
@@ -133,7 +138,7 @@ async fn write(
             Err(_) => Error::Silent(millis),
         };
         // Nobody reads it once the agent is closed.
-        mail.send(Mail::Said(no, Err(error))).await.ok();
+        mail.send(Mail::Said(no, Err(error), None)).await.ok();
         return;
     }
     // It may be gone.

@@ -24,15 +24,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kvferry_transfer::fabric::Direction;
 use kvferry_transfer::{AgentName, Epoch, Segment, Token, Use};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::Error;
-use crate::agent::Snapshot;
 use crate::core::{ChunkNo, PeerNo};
 use crate::events::{Of, Peer};
 use crate::options::TransferOptions;
 use crate::protocol::{Frame, Role};
 use crate::roster::{Identity, LinkNo};
+use crate::snapshot::Snapshot;
 use crate::transfer::Answer;
 
 pub(crate) use run::start;
@@ -93,8 +93,8 @@ enum Mail {
     Met(Box<Meeting>, Option<Wanted>),
     /// A connection did not come about; to whom this session was said, if it got so far.
     NotMet(Error, Option<(Identity, u64)>, Option<Wanted>),
-    /// A peer says something, or its connection has ended.
-    Said(LinkNo, Result<Frame, Error>),
+    /// A peer says something, or its connection has ended; and the room that it takes while it waits.
+    Said(LinkNo, Result<Frame, Error>, Option<OwnedSemaphorePermit>),
     /// Checksums of this side's bytes, for a chunk of this side.
     Summed(ChunkNo, Option<Vec<u32>>),
     /// The same, for a peer that has asked.
@@ -103,3 +103,6 @@ enum Mail {
 
 /// Mail that may wait. Tasks wait with what is beyond: a peer that says more than this thread can hear is not heard faster.
 const MAX_MAIL: usize = 1024;
+
+/// KiB of what peers have said that may wait: eight of the longest frames. However many peers flood, no more is read.
+const MAX_MAIL_KIB: usize = 8 * (crate::limits::MAX_FRAME >> 10);

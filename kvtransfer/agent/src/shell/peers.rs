@@ -142,7 +142,8 @@ impl Shell {
             self.lose_link(old, &Error::PeerLost("another life of it has come".into()));
         }
         let now = self.now();
-        let link = Link::new(no, stream, self.own.mail.clone(), self.silence, now);
+        let (mail, room) = (self.own.mail.clone(), Arc::clone(&self.room));
+        let link = Link::new(no, stream, mail, room, self.silence, now);
         self.links.insert(no, link);
         if let Joined::Another(peer) = joined {
             return self.peers.get(&peer).map(|met| met.handle.clone()).ok_or(Error::Closed);

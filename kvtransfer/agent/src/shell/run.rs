@@ -14,7 +14,7 @@ use kvferry_transfer::{PeerId, TransferId};
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::sleep_until;
 
 use super::checks::Check;
@@ -24,7 +24,7 @@ use super::meet::Own;
 use super::moves::Moving;
 use super::peers::Met;
 use super::wait::{listen, newcomer, readable, watched};
-use super::{MAX_MAIL, Mail, Order};
+use super::{MAX_MAIL, MAX_MAIL_KIB, Mail, Order};
 use crate::Error;
 use crate::agent::Shared;
 use crate::core::{ChunkNo, Command, Core, LaneNo, PeerNo, Time, TransferNo};
@@ -45,6 +45,8 @@ pub(super) struct Shell {
     start: Instant,
     pub(super) core: Core,
     pub(super) roster: Roster,
+    /// Room for what peers say.
+    pub(super) room: Arc<Semaphore>,
     pub(super) links: HashMap<LinkNo, Link>,
     pub(super) peers: HashMap<PeerNo, Met>,
     /// Each lane's fabrics, and the peer's number at this side's.
@@ -113,6 +115,7 @@ pub(crate) fn start(
         start: Instant::now(),
         core: Core::new(options.pace),
         roster: Roster::default(),
+        room: Arc::new(Semaphore::new(MAX_MAIL_KIB)),
         links: HashMap::new(),
         peers: HashMap::new(),
         lanes: HashMap::new(),
@@ -236,7 +239,7 @@ impl Shell {
             Mail::Again(peer, wanted) => self.met_before(peer, wanted),
             Mail::Met(meeting, wanted) => self.met(*meeting, wanted),
             Mail::NotMet(error, said, wanted) => self.not_met(error, said, wanted),
-            Mail::Said(link, said) => self.said(link, said),
+            Mail::Said(link, said, _room) => self.said(link, said),
             Mail::Summed(chunk, sums) => self.summed(chunk, sums),
             Mail::SummedFor(link, number, using, sums) => self.summed_for(link, number, using, sums),
         }

@@ -10,12 +10,12 @@ use super::Order;
 use super::link::Link;
 use super::run::Shell;
 use crate::Error;
-use crate::agent::{PeerView, Snapshot};
 use crate::books::lock;
 use crate::core::PeerNo;
 use crate::limits::LAST_WORDS;
 use crate::protocol::Frame;
 use crate::roster::LinkNo;
+use crate::snapshot::{PeerView, Snapshot};
 use crate::transfer::nothing;
 
 /// Waits until all of these have ended, or [`LAST_WORDS`] have passed: however many peers do not read, closing takes no
