@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # The conformance suite of the fabrics with AddressSanitizer and LeakSanitizer in every process of it, for ASAN_FABRICS
-# ("shm tcp tcp+tls"). A report of any process is a failure, also of one that a case kills or whose end nobody looks at.
+# ("shm tcp"). A report of any process is a failure, also of one that a case kills or whose end nobody looks at.
 #   asan.sh [WORD...]     only cases whose names hold all words
 # The standard library is not rebuilt: what it does to memory of ours goes through functions that are watched anyway.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
-fabrics=${ASAN_FABRICS:-shm tcp tcp+tls}
+fabrics=${ASAN_FABRICS:-shm tcp}
 # Everything that is made stays here: the build, and reports.
 out=$root/target/asan
 reports=$out/reports

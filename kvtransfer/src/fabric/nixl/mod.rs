@@ -47,8 +47,8 @@ mod storage;
 
 use std::os::fd::BorrowedFd;
 use std::path::Path;
-use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;

@@ -78,6 +78,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "so many peers take miri minutes")]
     fn there_are_no_more_than_the_limit_at_a_time() {
         let mut names = Names::default();
         for epoch in 0..Limits::MAX_PEERS as u64 {
